@@ -1,0 +1,311 @@
+"""One active-learning experiment: train, measure, query, label, repeat. `python demo.py --help` lists the flags."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import sys
+import time
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import nets
+from data import ImageData, Images, Pool, load, summary
+from nets import NETS, Learner, Net, Recipe
+from strategies import ALIASES, STRATEGIES, described, resolve
+from strategies.base import Strategy
+from utils import (
+    METRICS,
+    Query,
+    Round,
+    RunFolder,
+    UserError,
+    configure,
+    confusion_matrix,
+    environment,
+    pick_device,
+    stream,
+    to_csv,
+    warn,
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the line and leave with code 2."""
+        self.exit(2, f"error: {message}; see --help\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of this script."""
+    p = Parser(description=__doc__, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p.add_argument("--n_round", type=int, default=10, help="rounds of querying, so n_round + 1 trainings")
+    p.add_argument("--n_query", type=int, default=1000, help="images labeled per round")
+    p.add_argument("--n_init_labeled", type=int, default=10000, help="images labeled at random before round 0")
+    p.add_argument("--dataset_name", default="CIFAR10", help="CIFAR10, DaninhasDataset, Digits, or a folder of --data_dir")
+    p.add_argument("--strategy_name", default="RandomSampling", help="see --list_strategies")
+    p.add_argument("--strategy_args", nargs="*", default=[], metavar="KEY=VALUE", help="the strategy's hyperparameters")
+    p.add_argument("--seed", type=int, help="seed of the whole run; drawn at random and printed when absent")
+    p.add_argument("--img_size", type=int, default=32, help="side of the square images in pixels")
+    p.add_argument("--net_name", default="ResNet18", help=", ".join(NETS))
+    p.add_argument("--pretrained", action="store_true", help="start from torchvision's ImageNet weights")
+    p.add_argument("--skip_unreadable", action="store_true", help="go on without images that cannot be read")
+    p.add_argument("--data_dir", type=Path, default=Path("DATA"), help="folder of the datasets")
+    p.add_argument("--results_dir", type=Path, default=Path("results"), help="folder of the results")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:<number> or mps")
+    p.add_argument("--deterministic", action="store_true", help="the same bits each time on CUDA too; slower")
+    p.add_argument("--list_strategies", action="store_true", help="print the strategies and leave")
+    group = p.add_argument_group("training recipe (defaults depend on --net_name)")
+    for field in fields(Recipe):
+        kind = type(field.default)
+        if kind is bool:
+            group.add_argument(f"--{field.name}", action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS)
+        else:
+            group.add_argument(f"--{field.name}", type=kind, default=argparse.SUPPRESS, metavar=kind.__name__.upper())
+    return p
+
+
+def list_strategies() -> str:
+    """A table of the strategies: name, paper, cost, whether they need dropout; then the aliases."""
+    lines = []
+    for name, strategy in STRATEGIES.items():
+        lines += [name, f"    paper: {described(strategy, 'Source')}", f"    cost: {described(strategy, 'Cost')}"]
+        lines += [f"    needs dropout: {'yes' if strategy.needs_dropout else 'no'}"]
+    lines += ["", "also known as:"]
+    for alias, (name, arguments) in ALIASES.items():
+        lines.append(f"    {alias} = {' '.join([name, *(f'{k}={v}' for k, v in arguments.items())])}")
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that a run needs to know, resolved and checked."""
+
+    config: dict[str, Any]
+    data: ImageData
+    strategy: type[Strategy]
+    recipe: Recipe
+    device: torch.device
+    n_round: int
+    results_dir: Path
+
+    def build(self) -> Net:
+        """A new network with random weights, or pretrained ones, that knows the pixel statistics."""
+        c = self.config
+        build = NETS[c["net_name"]].build
+        net = build(len(self.data.classes), c["img_size"], self.recipe.dropout, c["pretrained"])
+        if not c["pretrained"]:
+            net.set_pixel_stats(self.data.mean, self.data.std)
+        return net
+
+
+def experiment(args: argparse.Namespace) -> Experiment:
+    """Check the flags, cheap checks first, and load the data.
+
+    Raises:
+        UserError: a flag's value is not allowed, or the data cannot be read.
+    """
+    for flag, least in (("n_round", 0), ("n_query", 1), ("n_init_labeled", 1), ("seed", 0)):
+        if getattr(args, flag) < least:
+            raise UserError(f"--{flag} {getattr(args, flag)}: must be {least} or more")
+    strategy, strategy_args = resolve(args.strategy_name, args.strategy_args)
+    strategy(None, None, None, **strategy_args)  # type: ignore[arg-type]  # its __post_init__ checks the values
+    if args.net_name not in NETS:
+        raise UserError(f"--net_name {args.net_name}: must be one of {', '.join(NETS)}")
+    given = {f.name: getattr(args, f.name) for f in fields(Recipe) if hasattr(args, f.name)}
+    recipe = replace(nets.default_recipe(args.net_name, args.pretrained), **given)
+    recipe.check()
+    if strategy.needs_dropout and recipe.dropout == 0:
+        raise UserError(f"--dropout 0: {strategy.__name__} needs a network with dropout")
+    device = pick_device(args.device)
+    configure(device, args.deterministic)
+    data = load(args.dataset_name, args.data_dir, args.img_size, args.skip_unreadable)
+    if data.unreadable:
+        warn(f"{len(data.unreadable)} unreadable images are left out: {', '.join(data.unreadable[:3])} ...")
+    if not data.flip and "flip" not in given:
+        recipe = replace(recipe, flip=False)
+    n = len(data.train_y)
+    if args.n_init_labeled > n:
+        raise UserError(f"--n_init_labeled {args.n_init_labeled}: {args.dataset_name} has {n} training images")
+    left = n - args.n_init_labeled
+    if args.n_round > 0 and args.n_query > left:
+        raise UserError(f"--n_query {args.n_query}: only {left} of {n} training images are left after the initial draw")
+    if args.n_round * args.n_query > left:
+        n_full, rest = divmod(left, args.n_query)
+        warn(
+            f"{args.n_round} rounds of {args.n_query} are more than the {left} images left: the run stops after "
+            f"{n_full + (rest > 0)} rounds" + (f", the last of {rest} images" if rest else "")
+        )
+    config = {
+        "dataset_name": args.dataset_name,
+        "strategy_name": strategy.__name__,
+        "strategy_args": strategy_args,
+        "seed": args.seed,
+        "n_init_labeled": args.n_init_labeled,
+        "n_query": args.n_query,
+        "img_size": args.img_size,
+        "net_name": args.net_name,
+        "pretrained": args.pretrained,
+        "deterministic": args.deterministic,
+        **asdict(recipe),
+        **summary(data),
+    }
+    return Experiment(config, data, strategy, recipe, device, args.n_round, args.results_dir)
+
+
+def header(e: Experiment, folder: Path, n_done: int) -> str:
+    """What will run, for a reader of the log."""
+    c = e.config
+    arguments = "".join(f" {k}={v}" for k, v in c["strategy_args"].items())
+    steps = ", ".join(f"{f.name}={getattr(e.recipe, f.name)}" for f in fields(Recipe))
+    return "\n".join(
+        [
+            f"# {c['dataset_name']}: {c['n_train']} training and {c['n_test']} test images of {c['img_size']} pixels, "
+            f"{c['n_classes']} classes",
+            f"# {c['strategy_name']}{arguments}: {c['n_init_labeled']} labels, then {e.n_round} x {c['n_query']}",
+            f"# {c['net_name']}{' (pretrained)' if c['pretrained'] else ''} on {e.device}: {steps}",
+            f"# seed {c['seed']}, results in {folder}" + (f"; {n_done} rounds are done already" if n_done else ""),
+            "  ".join([f"{'round':>5}", f"{'labeled':>8}", *(f"{m:>9}" for m in METRICS), " train_s", "  eval_s", " query_s"]),
+        ]
+    )
+
+
+def line(r: Round) -> str:
+    """One round, for a reader of the log."""
+    metrics = (f"{r.metrics[m]:9.4f}" for m in METRICS)
+    seconds = (f"{s:8.1f}" for s in (r.train_seconds, r.eval_seconds, r.query_seconds))
+    return "  ".join([f"{r.round:5d}", f"{r.n_labeled:8d}", *metrics, *seconds])
+
+
+def duration(seconds: float) -> str:
+    """A length of time as a person says it."""
+    for unit, size in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def to_queries(data: ImageData, round: int, idxs: np.ndarray[Any, np.dtype[np.int64]]) -> list[Query]:
+    """Picks as rows of queries.csv, in the order they were picked in."""
+    return [
+        Query(round, rank, int(i), data.train_paths[i], data.classes[data.train_y[i]]) for rank, i in enumerate(idxs)
+    ]
+
+
+def write_results(e: Experiment, run: RunFolder, learner: Learner, probs: Tensor) -> None:
+    """The files that show the last round: predictions, confusion matrix, weights."""
+    confidence, predicted = (t.cpu().numpy() for t in probs.max(1))
+    classes = e.data.classes
+    rows = zip(e.data.test_paths, e.data.test_y, predicted, confidence, strict=True)
+    predictions = ([i, path, classes[y], classes[p], f"{c:.6f}"] for i, (path, y, p, c) in enumerate(rows))
+    run.write("predictions.csv", to_csv(("index", "path", "label", "predicted", "confidence"), predictions))
+    counts = confusion_matrix(predicted, e.data.test_y, len(classes))
+    named = ([name, *row] for name, row in zip(classes, counts, strict=True))
+    run.write("confusion_matrix.csv", to_csv(["label\\predicted", *classes], named))
+    run.write("model.pt", nets.save(learner, e.config["net_name"], classes, e.config["img_size"]))
+
+
+def one_round(e: Experiment, run: RunFolder, pool: Pool, test: Images, round: int, tell: bool) -> Round:
+    """Train, measure, query if another round follows, and commit."""
+    c, n_labeled = e.config, len(pool.labeled)
+
+    def estimate(seconds_per_step: float) -> None:
+        sizes = [min(n_labeled + i * c["n_query"], c["n_train"]) for i in range(e.n_round - round + 1)]
+        seconds = seconds_per_step * sum(e.recipe.n_steps(n) for n in dict.fromkeys(sizes))
+        if tell and seconds > 60:
+            warn(f"the trainings will take about {duration(seconds)} in all")
+
+    start = time.perf_counter()
+    learner = nets.train(e.build, pool, e.recipe, e.device, stream(c["seed"], "train", round), estimate)
+    trained = time.perf_counter()
+    probs = learner.probs(test)
+    metrics = {name: metric(probs.cpu(), torch.from_numpy(e.data.test_y)) for name, metric in METRICS.items()}
+    measured = time.perf_counter()
+    picks = np.empty(0, np.int64)
+    n = min(c["n_query"], len(pool.unlabeled))
+    if round < e.n_round and n:
+        rng = stream(c["seed"], "query", round)
+        picks = e.strategy(pool, learner, rng, **c["strategy_args"]).query(n)
+    queried = time.perf_counter()
+    seconds = trained - start, measured - trained, queried - measured if len(picks) else 0.0
+    result = Round(round, n_labeled, metrics, *seconds)
+    write_results(e, run, learner, probs)
+    new = to_queries(e.data, round + 1, picks)
+    if not run.rounds():
+        new = to_queries(e.data, 0, initial(e)) + new
+    run.commit(result, new)
+    pool.label(picks)
+    return result
+
+
+def initial(e: Experiment) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The images labeled before round 0: a draw that depends on the seed and the size of the pool alone."""
+    c = e.config
+    return stream(c["seed"], "initial").choice(c["n_train"], c["n_init_labeled"], replace=False)
+
+
+def replay(e: Experiment, run: RunFolder, pool: Pool) -> int:
+    """Label what a run has labeled so far. Returns the round to go on with.
+
+    That is the last committed one if no query followed it: a finished run is being continued.
+    """
+    queries = run.queries()
+    for q in queries:
+        if not 0 <= q.index < len(e.data.train_paths) or e.data.train_paths[q.index] != q.path:
+            raise UserError(f"{run.folder}/queries.csv: index {q.index} is not {q.path} in this dataset")
+    pool.label(np.array([q.index for q in queries], np.int64) if queries else initial(e))
+    n_done = len(run.rounds())
+    return n_done - 1 if n_done and queries[-1].round < n_done else n_done
+
+
+def run_experiment(e: Experiment) -> None:
+    """All rounds that are still to do."""
+    run = RunFolder(e.results_dir, e.config)
+    pool = Pool(Images(e.data.train_x).to(e.device), e.data.train_y, len(e.data.classes))
+    test = Images(e.data.test_x).to(e.device)
+    first = replay(e, run, pool)
+    done = run.rounds()
+    print(header(e, run.folder, len(done)))
+    for r in done:
+        print(line(r), flush=True)
+    if done and (done[-1].round >= e.n_round or not len(pool.unlabeled) and first < len(done)):
+        print(f"# finished already; a larger --n_round continues it. Results are in {run.folder}")
+        return
+    run.write_environment({**environment(e.device), "n_round": e.n_round})
+    for round in range(first, e.n_round + 1):
+        result = one_round(e, run, pool, test, round, tell=round == first)
+        if round >= len(done):
+            print(line(result), flush=True)
+        if result.n_labeled == e.config["n_train"]:
+            break
+    print(f"# finished; results are in {run.folder}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the script. Returns its exit code."""
+    args = parser().parse_args(argv)
+    if args.list_strategies:
+        print(list_strategies())
+        return 0
+    if args.seed is None:
+        args.seed = secrets.randbelow(2**31)
+    try:
+        run_experiment(experiment(args))
+    except UserError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command resumes the run", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

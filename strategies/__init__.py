@@ -1,0 +1,83 @@
+"""The strategies by name. A new one is a file beside this and a line here; the contract tests find it."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from strategies.base import Strategy, hyperparameters
+from strategies.bayesian_active_learning_disagreement import BayesianActiveLearningDisagreement
+from strategies.entropy_sampling import EntropySampling
+from strategies.least_confidence import LeastConfidence
+from strategies.margin_sampling import MarginSampling
+from strategies.random_sampling import RandomSampling
+from strategies.uncertainty_sampling_with_dropout_estimation import UncertaintySamplingWithDropoutEstimation
+from utils import UserError
+
+STRATEGIES: dict[str, type[Strategy]] = {
+    "RandomSampling": RandomSampling,
+    "LeastConfidence": LeastConfidence,
+    "MarginSampling": MarginSampling,
+    "EntropySampling": EntropySampling,
+    "UncertaintySamplingWithDropoutEstimation": UncertaintySamplingWithDropoutEstimation,
+    "BayesianActiveLearningDisagreement": BayesianActiveLearningDisagreement,
+}
+
+# The names of DeepAL's scripts: what they are here, and with which arguments.
+ALIASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "LeastConfidenceDropout": ("UncertaintySamplingWithDropoutEstimation", {"measure": "least_confidence"}),
+    "MarginSamplingDropout": ("UncertaintySamplingWithDropoutEstimation", {"measure": "margin"}),
+    "EntropySamplingDropout": ("UncertaintySamplingWithDropoutEstimation", {"measure": "entropy"}),
+    "BALDDropout": ("BayesianActiveLearningDisagreement", {}),
+    "KMeansSampling": ("ClusterBasedSelection", {}),
+    "AdversarialDeepFool": ("AdversarialMargin", {}),
+    "CoreSet": ("KCenterGreedy", {}),
+}
+
+
+def resolve(name: str, arguments: list[str]) -> tuple[type[Strategy], dict[str, Any]]:
+    """A strategy and all its hyperparameters, from its name and KEY=VALUE arguments.
+
+    Args:
+        name: a name in STRATEGIES or ALIASES.
+        arguments: as given to `--strategy_args`; values have the type of the default.
+
+    Raises:
+        UserError: no such strategy or argument, or a value of the wrong type.
+    """
+    name, preset = ALIASES.get(name, (name, {}))
+    if name not in STRATEGIES:
+        raise UserError(f"--strategy_name {name}: must be one of {', '.join([*STRATEGIES, *ALIASES])}")
+    strategy = STRATEGIES[name]
+    resolved = {**hyperparameters(strategy), **preset}
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        if not equals or key not in resolved:
+            takes = f"takes {sorted(resolved)}, as KEY=VALUE" if resolved else "takes no arguments"
+            raise UserError(f"--strategy_args {argument}: {name} {takes}")
+        resolved[key] = _parse(argument, text, resolved[key])
+    return strategy, resolved
+
+
+def _parse(argument: str, text: str, default: Any) -> Any:
+    kind = type(default)
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise UserError(f"--strategy_args {argument}: must be true or false")
+        return text.lower() == "true"
+    try:
+        return kind(text)
+    except ValueError:
+        raise UserError(f"--strategy_args {argument}: must be {kind.__name__}, such as {default}") from None
+
+
+def described(strategy: type[Strategy], what: str) -> str:
+    """The "Source" or "Cost" line of a strategy's docstring, joined to one line."""
+    lines = (inspect.getdoc(strategy) or "").splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"{what}: "))
+    text = [lines[start].removeprefix(f"{what}: ")]
+    for line in lines[start + 1 :]:
+        if not line.strip() or ": " in line.split('"')[0][:12]:
+            break
+        text.append(line.strip())
+    return " ".join(text)

@@ -1,0 +1,102 @@
+"""What every strategy is: a dataclass that lives for one round and answers `query(n)`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data import Pool
+from nets import Learner
+from utils import UserError
+
+Idxs = NDArray[np.int64]
+
+
+@dataclass
+class Strategy:
+    """A rule that says which images to label next. Its further fields are its hyperparameters.
+
+    Args:
+        pool: images and the labels bought so far.
+        learner: the network trained on these labels.
+        rng: the only source of randomness.
+    """
+
+    pool: Pool
+    learner: Learner
+    rng: np.random.Generator
+
+    needs_dropout: ClassVar[bool] = False
+
+    def query(self, n: int) -> Idxs:
+        """The images to label next: n different unlabeled indices of the training set, best first. Shape (n,).
+
+        Raises:
+            ValueError: n is smaller than 1 or larger than what is left.
+            UserError: the scores contain NaN, or the strategy cannot work with this network.
+        """
+        idxs = self.pool.unlabeled
+        if not 1 <= n <= len(idxs):
+            raise ValueError(f"query({n}): {len(idxs)} images are unlabeled, n must be from 1 to {len(idxs)}")
+        if self.needs_dropout and not self.learner.has_dropout:
+            raise UserError(f"{type(self).__name__} needs a network with dropout; this one was trained with --dropout 0")
+        return self.select(idxs, n)
+
+    def select(self, idxs: Idxs, n: int) -> Idxs:
+        """Choose n different members of `idxs`, best first.
+
+        Args:
+            idxs: all unlabeled indices of the training set, ascending. Shape (U,).
+            n: how many, 1 <= n <= U.
+
+        Returns:
+            Members of `idxs` (not positions in it). Shape (n,).
+        """
+        raise NotImplementedError
+
+
+class ScoreStrategy(Strategy):
+    """A strategy that rates each image by itself and takes the highest."""
+
+    def score(self, idxs: Idxs) -> Tensor:
+        """How much each image deserves a label, higher is sooner. Shape (len(idxs),)."""
+        raise NotImplementedError
+
+    def select(self, idxs: Idxs, n: int) -> Idxs:
+        """The n images with the highest scores; ties break by a draw."""
+        return idxs[top_n(self.score(idxs), n, self.rng)]
+
+
+def top_n(scores: Tensor, n: int, rng: np.random.Generator) -> Idxs:
+    """Positions of the n highest scores, highest first; equal scores in random order.
+
+    Args:
+        scores: any float or integer type, infinities allowed. Shape (U,).
+        n: how many, 0 <= n <= U.
+        rng: breaks the ties.
+
+    Returns:
+        Shape (n,).
+
+    Raises:
+        UserError: a score is NaN.
+        ValueError: n is larger than U.
+    """
+    values = scores.detach().to("cpu", torch.float64).numpy()
+    if not 0 <= n <= len(values):
+        raise ValueError(f"top_n: {n} of {len(values)} scores")
+    if np.isnan(values).any():
+        n_nan = int(np.isnan(values).sum())
+        raise UserError(f"{n_nan} of {len(values)} scores are NaN: the training diverged; try a smaller --lr")
+    shuffled = rng.permutation(len(values))
+    return shuffled[np.argsort(-values[shuffled], kind="stable")[:n]]
+
+
+def hyperparameters(strategy: type[Strategy]) -> dict[str, Any]:
+    """Names and defaults of a strategy's own fields, as `--strategy_args` takes them."""
+    return {f.name: f.default for f in fields(strategy) if f.name not in ("pool", "learner", "rng")}

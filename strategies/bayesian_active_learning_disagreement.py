@@ -1,0 +1,30 @@
+"""BALD: disagreement between dropout networks."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from strategies import scores
+from strategies.base import Idxs, ScoreStrategy
+from utils import UserError
+
+
+@dataclass
+class BayesianActiveLearningDisagreement(ScoreStrategy):
+    """The images on whose class the dropout networks disagree most.
+
+    Source: Gal, Islam, Ghahramani, "Deep Bayesian active learning with image data", ICML 2017, eq. 3.
+    Cost: one pass of the body over the unlabeled images, K products with the head.
+    """
+
+    needs_dropout = True
+
+    n_drop: int = 50  # dropout passes, K
+
+    def __post_init__(self) -> None:
+        if self.n_drop < 2:
+            raise UserError(f"--strategy_args n_drop={self.n_drop}: must be 2 or more, or nothing can disagree")
+
+    def score(self, idxs: Idxs) -> Tensor:
+        """Mutual information between the class and the dropout mask, in nats."""
+        return self.learner.dropout_probs(self.pool.images[idxs], self.n_drop, self.rng, scores.mutual_information)

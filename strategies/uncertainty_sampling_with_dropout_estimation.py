@@ -1,0 +1,35 @@
+"""Uncertainty of the prediction averaged over dropout networks."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from strategies import scores
+from strategies.base import Idxs, ScoreStrategy
+from utils import UserError
+
+
+@dataclass
+class UncertaintySamplingWithDropoutEstimation(ScoreStrategy):
+    """The images on which the mean prediction of K dropout networks is most uncertain.
+
+    Source: Gal, Islam, Ghahramani, "Deep Bayesian active learning with image data", ICML 2017.
+    Cost: one pass of the body over the unlabeled images, K products with the head.
+    """
+
+    needs_dropout = True
+
+    n_drop: int = 50  # dropout passes, K
+    measure: str = "entropy"  # or margin, least_confidence
+
+    def __post_init__(self) -> None:
+        if self.n_drop < 1:
+            raise UserError(f"--strategy_args n_drop={self.n_drop}: must be 1 or more")
+        if self.measure not in scores.MEASURES:
+            raise UserError(f"--strategy_args measure={self.measure}: must be {', '.join(scores.MEASURES)}")
+
+    def score(self, idxs: Idxs) -> Tensor:
+        """The measure, of the mean prediction."""
+        measure = scores.MEASURES[self.measure]
+        images = self.pool.images[idxs]
+        return self.learner.dropout_probs(images, self.n_drop, self.rng, lambda probs: measure(probs.mean(0)))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
+import http.client
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -157,8 +160,14 @@ class Pool:
 
 # One image
 
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, MemoryError)
-UNREADABLE += (struct.error, zlib.error)  # what Pillow's plug-ins raise on damaged files
+# What Pillow's plug-ins raise on damaged files: found by damaging files of all its formats at random.
+UNREADABLE: tuple[type[Exception], ...] = (
+    *(OSError, EOFError, SyntaxError, ValueError, LookupError, TypeError, ArithmeticError, AttributeError),
+    *(AssertionError, RuntimeError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError),
+)
+
+# Pillow's own limit of 0.09 would refuse the user's panoramas; none at all lets a damaged header take all memory.
+Image.MAX_IMAGE_PIXELS = 2**29  # it raises at twice this, a gigapixel: 3 GB as RGB
 
 
 def to_square(image: Image.Image, img_size: int) -> NDArray[np.uint8]:
@@ -217,16 +226,27 @@ def image_suffixes() -> frozenset[str]:
     return frozenset(s for s, f in Image.registered_extensions().items() if f in Image.OPEN and f not in no_decoder)
 
 
-def _is_image(path: str) -> bool:
-    """By suffix; a file without any is looked into."""
-    suffix = os.path.splitext(path)[1].lower()
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    """By suffix; a file without any is looked into. What cannot be opened counts, so that it is reported."""
+    if not entry.is_file() and os.path.exists(entry.path):
+        return False  # a pipe or a device: reading it may never end
+    suffix = os.path.splitext(entry.path)[1].lower()
     if suffix:
         return suffix in image_suffixes()
     try:
-        with Image.open(path):
+        with warnings.catch_warnings(action="ignore"), Image.open(entry.path):  # remarks on metadata
             return True
-    except UNREADABLE:
-        return False
+    except UNREADABLE as e:
+        return isinstance(e, OSError) and e.errno is not None
+
+
+def _stamp(entry: os.DirEntry[str]) -> tuple[int, int]:
+    """Size and time of change of a file; -1 of a link that leads nowhere."""
+    try:
+        stat = entry.stat()
+    except OSError:
+        return -1, -1
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _visible(folder: Path) -> list[os.DirEntry[str]]:
@@ -243,9 +263,8 @@ def _image_files(folder: Path, path: str, label: int) -> Iterator[File]:
     for entry in _visible(folder):
         if entry.is_dir():
             yield from _image_files(folder / entry.name, f"{path}/{entry.name}", label)
-        elif _is_image(entry.path):
-            stat = entry.stat()
-            yield File(f"{path}/{entry.name}", label, stat.st_size, stat.st_mtime_ns)
+        elif _is_image(entry):
+            yield File(f"{path}/{entry.name}", label, *_stamp(entry))
 
 
 def _split_files(folder: Path, prefix: str, names: list[str], classes: list[str]) -> list[File]:
@@ -292,23 +311,28 @@ def _check_classes(folder: Path, classes: list[str]) -> None:
 
 
 def _list_unsplit(root: Path, classes: list[str]) -> Listing:
-    if classes and {c.lower() for c in classes} <= {"train", "training", "test", "testing", "val", "valid", "validation"}:
+    parts = {"train", "training", "test", "testing", "val", "valid", "validation"}
+    if classes and {c.lower() for c in classes} <= parts:
         raise UserError(f"{root} holds {', '.join(classes)}; the two parts must be named train and test")
     _check_classes(root, classes)
     train, test = [], []
-    files = _split_files(root, "", classes, classes)
-    for label in range(len(classes)):
-        of_class = sorted(f for f in files if f.label == label)
+    for name in classes:
+        of_class = sorted(_split_files(root, "", [name], classes))
         if len(of_class) < 2:
-            raise UserError(f"{root / classes[label]} has a single image; two are needed for a split into train and test")
-        n_test = max(1, round(0.2 * len(of_class)))
-        chosen = set(sorted(of_class, key=lambda f: hashlib.sha256(os.fsencode(f.path)).digest())[:n_test])
+            raise UserError(f"{root / name} has a single image; two are needed for a split into train and test")
+        chosen = _lowest_fifth(of_class)
         train += [f for f in of_class if f not in chosen]
         test += [f for f in of_class if f in chosen]
     return Listing(classes, train, test)
 
 
-# The cache of a folder: <stem>-<key>.npy with all images, train first, and <stem>.json that says which key is whole
+def _lowest_fifth(files: Sequence[File]) -> set[File]:
+    """The fifth of the files, at least one, whose paths hash lowest."""
+    ranked = sorted(files, key=lambda f: hashlib.sha256(os.fsencode(f.path)).digest())
+    return set(ranked[: max(1, round(0.2 * len(ranked)))])
+
+
+# The cache of a folder: <stem>-<key>.u8 with all images, train first, and <stem>.json that says which key is whole
 
 
 def _cache_key(listing: Listing, img_size: int) -> str:
@@ -319,8 +343,9 @@ def _cache_key(listing: Listing, img_size: int) -> str:
 
 
 def _cache_folders(data_dir: Path) -> list[Path]:
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return [data_dir / ".cache", home / "dalmax"]
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folders = [data_dir / ".cache", Path(home, "dalmax")]
+    return folders[:1] if home.startswith("~") else folders  # some containers run a user without a home
 
 
 class CachedImages(NamedTuple):
@@ -333,15 +358,17 @@ class CachedImages(NamedTuple):
     digest: str
 
 
-def _open_cache(folder: Path, stem: str, key: str) -> CachedImages | None:
-    """What is cached under this key, or None."""
+def _open_cache(folder: Path, stem: str, key: str, n_files: int, img_size: int) -> CachedImages | None:
+    """What is cached under this key, or None where nothing is, or not all of it."""
     try:
         manifest = json.loads((folder / f"{stem}.json").read_text("utf-8"))
-        if manifest["key"] != key:
+        path = folder / f"{stem}-{key}.u8"
+        unreadable = [(int(i), str(why)) for i, why in manifest["unreadable"]]
+        shape = (n_files - len(unreadable), img_size, img_size, 3)
+        if manifest["key"] != key or path.stat().st_size != math.prod(shape):
             return None
         # Copy-on-write, so that torch may hold the map; nobody writes to it.
-        x = np.memmap(folder / f"{stem}-{key}.u8", np.uint8, "c", shape=tuple(manifest["shape"]))
-        unreadable = [(int(i), str(why)) for i, why in manifest["unreadable"]]
+        x = np.memmap(path, np.uint8, "c", shape=shape) if shape[0] else np.empty(shape, np.uint8)
         return CachedImages(x, unreadable, manifest["mean"], manifest["std"], manifest["digest"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -350,26 +377,42 @@ def _open_cache(folder: Path, stem: str, key: str) -> CachedImages | None:
 def _cached_images(root: Path, listing: Listing, data_dir: Path, img_size: int) -> CachedImages:
     """The listing's images from the cache, built first if need be."""
     stem, key = f"{root.name}-{img_size}px", _cache_key(listing, img_size)
+    files = [*listing.train, *listing.test]
+
+    def look(folder: Path) -> CachedImages | None:
+        """What is cached, unless an image has become readable: a permission given leaves no trace in the key."""
+        cached = _open_cache(folder, stem, key, len(files), img_size)
+        if cached and any(isinstance(_try_decode(root, files[i], img_size), np.ndarray) for i, _ in cached.unreadable):
+            return None
+        return cached
+
     folders = _cache_folders(data_dir)
     for folder in folders:
-        if cached := _open_cache(folder, stem, key):
+        if cached := look(folder):
             return cached
     folder = _first_writable(folders)
-    lock = lock_file(folder / f"{stem}.lock", wait=False)
-    if lock is None:
-        warn(f"another process is reading {root}; waiting for it")
-        lock = lock_file(folder / f"{stem}.lock", wait=True)
-    try:
-        cached = _open_cache(folder, stem, key)
+    with _alone(folder / f"{stem}.lock", f"reading {root}"):
+        cached = look(folder)
         if cached is None:
             _build_cache(root, listing, folder, stem, key, img_size)
-            cached = _open_cache(folder, stem, key)
-    finally:
-        if lock:
-            lock.close()
+            cached = _open_cache(folder, stem, key, len(files), img_size)
     if cached is None:
         raise UserError(f"the image cache below {folder} was changed by another process; start again")
     return cached
+
+
+@contextmanager
+def _alone(path: Path, work: str) -> Iterator[None]:
+    """Hold a lock; wait, and say so, while another process has it."""
+    lock = lock_file(path, wait=False)
+    if lock is None:
+        warn(f"another process is {work}; waiting for it")
+        lock = lock_file(path, wait=True)
+    try:
+        yield
+    finally:
+        if lock:
+            lock.close()
 
 
 def _first_writable(folders: Sequence[Path]) -> Path:
@@ -385,12 +428,12 @@ def _first_writable(folders: Sequence[Path]) -> Path:
 
 def _build_cache(root: Path, listing: Listing, folder: Path, stem: str, key: str, img_size: int) -> None:
     """Decode every image into a file of rows; the manifest comes last and makes it count."""
-    for old in folder.glob(f"{stem}-*"):
-        old.unlink(missing_ok=True)
     files = [*listing.train, *listing.test]
     final = folder / f"{stem}-{key}.u8"
     temporary = final.with_suffix(f".{os.getpid()}.tmp")
-    with writing(temporary):
+    with writing(final):
+        for old in folder.glob(f"{glob.escape(stem)}-{'[0-9a-f]' * len(key)}.*"):
+            old.unlink(missing_ok=True)
         try:
             unreadable = sorted(_decode_all(root, files, temporary, img_size))
             bad = {i for i, _ in unreadable}
@@ -404,11 +447,13 @@ def _build_cache(root: Path, listing: Listing, folder: Path, stem: str, key: str
                 mean, std = channel_stats(rows[:n_train])
                 digest = content_digest(listing.classes, good, rows[: len(good)])
                 del rows
-            os.truncate(temporary, int(np.prod(shape)))
+            with open(temporary, "r+b") as f:
+                f.truncate(math.prod(shape))
+                os.fsync(f.fileno())
             os.replace(temporary, final)
         finally:
             temporary.unlink(missing_ok=True)
-    manifest = dict(key=key, shape=shape, unreadable=unreadable, mean=mean, std=std, digest=digest)
+    manifest = dict(key=key, unreadable=unreadable, mean=mean, std=std, digest=digest)
     write_atomic(folder / f"{stem}.json", json.dumps(manifest))
 
 
@@ -417,20 +462,17 @@ def _decode_all(root: Path, files: Sequence[File], out: Path, img_size: int) -> 
     with open(out, "wb") as f:
         f.truncate(len(files) * img_size * img_size * 3)
     step = 64
-    tasks = [
-        (start, [os.path.join(root, f.path) for f in files[start : start + step]], out, img_size)
-        for start in range(0, len(files), step)
-    ]
+    tasks = [(start, root, files[start : start + step], out, img_size) for start in range(0, len(files), step)]
     unreadable: list[tuple[int, str]] = []
     with tqdm(total=len(files), desc=f"reading {root.name}", unit="image", disable=None) as bar:
         if len(files) < 1000 and sum(f.size for f in files) < 20e6:  # done before a pool of processes has started
             for task in tasks:
                 unreadable += _decode_rows(*task)
-                bar.update(len(task[1]))
+                bar.update(len(task[2]))
             return unreadable
         try:
             with _executor() as executor:
-                futures = {executor.submit(_decode_rows, *task): len(task[1]) for task in tasks}
+                futures = {executor.submit(_decode_rows, *task): len(task[2]) for task in tasks}
                 for future in as_completed(futures):
                     unreadable += future.result()
                     bar.update(futures[future])
@@ -471,16 +513,26 @@ def _start_worker() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def _decode_rows(start: int, paths: list[str], out: Path, img_size: int) -> list[tuple[int, str]]:
+def _try_decode(root: Path, file: File, img_size: int) -> NDArray[np.uint8] | str:
+    """The image, or why it cannot be read."""
+    path = root / file.path
+    try:
+        return decode(path, img_size)
+    except UNREADABLE as e:
+        why = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
+        return " ".join(why.replace(repr(str(path)), "").split()) or type(e).__name__
+
+
+def _decode_rows(start: int, root: Path, files: Sequence[File], out: Path, img_size: int) -> list[tuple[int, str]]:
     """Decode some images into rows start, start + 1, ... of a file. Returns the unreadable ones, and why."""
-    Image.MAX_IMAGE_PIXELS = None  # the user's own photographs are no decompression bombs
-    rows = np.zeros((len(paths), img_size, img_size, 3), np.uint8)
+    rows = np.zeros((len(files), img_size, img_size, 3), np.uint8)
     unreadable = []
-    for i, path in enumerate(paths):
-        try:
-            rows[i] = decode(Path(path), img_size)
-        except UNREADABLE as e:
-            unreadable.append((start + i, " ".join(str(e).replace(path, "").split()) or type(e).__name__))
+    for i, file in enumerate(files):
+        image = _try_decode(root, file, img_size)
+        if isinstance(image, str):
+            unreadable.append((start + i, image))
+        else:
+            rows[i] = image
     with open(out, "r+b") as f:
         f.seek(start * rows[0].nbytes)
         f.write(rows.tobytes())
@@ -519,7 +571,7 @@ def content_digest(classes: Sequence[str], files: Sequence[File], x: NDArray[np.
     for f in files:
         digest.update(b"%s\0%d\n" % (os.fsencode(f.path), f.label))
     for start in range(0, len(x), 4096):
-        digest.update(np.ascontiguousarray(x[start : start + 4096]))
+        digest.update(np.ascontiguousarray(x[start : start + 4096]).data)
     return digest.hexdigest()[:16]
 
 
@@ -544,7 +596,8 @@ def load_folder(root: Path, data_dir: Path, img_size: int, skip_unreadable: bool
     test = [f for i, f in enumerate(listing.test, start=n) if i not in bad]
     for part, before, after in (("train", listing.train, train), ("test", listing.test, test)):
         if lost := {f.label for f in before} - {f.label for f in after}:
-            raise UserError(f"{root / part}: no image of {', '.join(listing.classes[i] for i in sorted(lost))} is readable")
+            names = ", ".join(listing.classes[i] for i in sorted(lost))
+            raise UserError(f"{root}: no {part} image of {names} is readable")
     x = torch.from_numpy(cached.x).permute(0, 3, 1, 2)
     return ImageData(
         train_x=x[: len(train)],
@@ -579,29 +632,39 @@ def cifar10(data_dir: Path, img_size: int, skip_unreadable: bool) -> ImageData:
     for name in ("DATA_CIFAR10", "CIFAR10"):
         if (data_dir / name).is_dir():
             return load_folder(data_dir / name, data_dir, img_size, skip_unreadable)
-    _download_cifar10(data_dir)
+    with _alone(_first_writable(_cache_folders(data_dir)) / "CIFAR10.lock", "downloading CIFAR-10"):
+        if not (data_dir / "CIFAR10").is_dir():
+            _download_cifar10(data_dir)
     return load_folder(data_dir / "CIFAR10", data_dir, img_size, skip_unreadable)
 
 
 def _download_cifar10(data_dir: Path) -> None:
+    """Write CIFAR10/; what torchvision leaves beside it goes, unless it was there before."""
     from torchvision.datasets import CIFAR10
 
-    warn(f"no CIFAR-10 in {data_dir / 'DATA_CIFAR10'} or {data_dir / 'CIFAR10'}; downloading it into {data_dir} (170 MB)")
+    warn(f"no CIFAR-10 in {data_dir}/DATA_CIFAR10 or {data_dir}/CIFAR10; downloading it into {data_dir} (170 MB)")
+    for left in data_dir.glob(".CIFAR10.*.tmp"):  # of a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    there = set(data_dir.glob("cifar-10-*"))
     temporary = data_dir / f".CIFAR10.{os.getpid()}.tmp"
     try:
         for part in ("train", "test"):
             dataset = CIFAR10(str(data_dir), train=part == "train", download=True)
             for name in dataset.classes:
                 (temporary / part / name).mkdir(parents=True)
-            pairs = zip(dataset.data, dataset.targets, strict=True)
-            for i, (pixels, label) in enumerate(tqdm(pairs, desc=f"writing {part}", total=len(dataset.data), disable=None)):
+            bar = tqdm(dataset.data, desc=f"writing {part}", unit="image", disable=None)
+            for i, (pixels, label) in enumerate(zip(bar, dataset.targets, strict=True)):
                 Image.fromarray(pixels).save(temporary / part / dataset.classes[label] / f"{i:05d}.png")
         os.replace(temporary, data_dir / "CIFAR10")
-    except (OSError, RuntimeError) as e:
+    except (OSError, RuntimeError, http.client.HTTPException) as e:
         how = f"place its images as {data_dir / 'DATA_CIFAR10'}/train/<class>/* and .../test/<class>/*"
         raise UserError(f"CIFAR-10 could not be downloaded ({' '.join(str(e).split())}); {how}") from e
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for path in {temporary, *data_dir.glob("cifar-10-*")} - there:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def digits(data_dir: Path, img_size: int, skip_unreadable: bool) -> ImageData:
@@ -616,12 +679,12 @@ def digits(data_dir: Path, img_size: int, skip_unreadable: bool) -> ImageData:
     x = np.stack([to_square(Image.fromarray(image), img_size) for image in grey])
     names = [f"{label}/{i:04d}" for i, label in enumerate(bunch.target)]
     files = [File(path, int(label), 0, 0) for path, label in zip(names, bunch.target, strict=True)]
-    test = []
+    test: set[File] = set()
     for label in range(10):
         of_class = [f for f in files if f.label == label]
-        test += sorted(of_class, key=lambda f: hashlib.sha256(f.path.encode()).digest())[: round(0.2 * len(of_class))]
-    train_idxs = [i for i, f in enumerate(files) if f not in set(test)]
-    test_idxs = [i for i, f in enumerate(files) if f in set(test)]
+        test.update(_lowest_fifth(of_class))
+    train_idxs = [i for i, f in enumerate(files) if f not in test]
+    test_idxs = [i for i, f in enumerate(files) if f in test]
     mean, std = channel_stats(x[train_idxs])
     return ImageData(
         train_x=torch.from_numpy(x[train_idxs]).permute(0, 3, 1, 2),
@@ -663,10 +726,14 @@ def load(name: str, data_dir: Path | str, img_size: int, skip_unreadable: bool =
         raise UserError(f"--img_size {img_size}: must be from {MIN_SIZE} to {MAX_SIZE} pixels")
     if name in DATASETS:
         return DATASETS[name](data_dir, img_size, skip_unreadable)
-    folders = _class_names(data_dir) if data_dir.is_dir() else []
+    try:
+        folders = _class_names(data_dir) if data_dir.is_dir() else []
+    except OSError as e:
+        raise UserError(f"cannot read {e.filename or data_dir}: {e.strerror or e}") from e
     if name not in folders:
-        there = f"{data_dir} holds: {', '.join(folders) or 'no folders'}" if data_dir.is_dir() else f"{data_dir} is missing"
-        raise UserError(f"--dataset_name {name}: must be {', '.join(DATASETS)} or a folder in {data_dir}; {there}")
+        holds = f"it holds {', '.join(folders) or 'no folders'}"
+        there = holds if data_dir.is_dir() else "no such folder"
+        raise UserError(f"--dataset_name {name}: must be {', '.join(DATASETS)} or a folder in {data_dir}: {there}")
     return load_folder(data_dir / name, data_dir, img_size, skip_unreadable)
 
 

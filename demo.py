@@ -6,6 +6,7 @@ import argparse
 import secrets
 import sys
 import time
+from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -49,7 +50,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--n_round", type=int, default=10, help="rounds of querying, so n_round + 1 trainings")
     p.add_argument("--n_query", type=int, default=1000, help="images labeled per round")
     p.add_argument("--n_init_labeled", type=int, default=10000, help="images labeled at random before round 0")
-    p.add_argument("--dataset_name", default="CIFAR10", help="CIFAR10, DaninhasDataset, Digits, or a folder of --data_dir")
+    p.add_argument(
+        "--dataset_name", default="CIFAR10", help="CIFAR10, DaninhasDataset, Digits, or a folder of --data_dir"
+    )
     p.add_argument("--strategy_name", default="RandomSampling", help="see --list_strategies")
     p.add_argument("--strategy_args", nargs="*", default=[], metavar="KEY=VALUE", help="the strategy's hyperparameters")
     p.add_argument("--seed", type=int, help="seed of the whole run; drawn at random and printed when absent")
@@ -163,6 +166,7 @@ def experiment(args: argparse.Namespace) -> Experiment:
 def header(e: Experiment, folder: Path, n_done: int) -> str:
     """What will run, for a reader of the log."""
     c = e.config
+    columns = [f"{'round':>5}", f"{'labeled':>8}", *(f"{m:>9}" for m in METRICS), " train_s", "  eval_s", " query_s"]
     arguments = "".join(f" {k}={v}" for k, v in c["strategy_args"].items())
     steps = ", ".join(f"{f.name}={getattr(e.recipe, f.name)}" for f in fields(Recipe))
     return "\n".join(
@@ -172,7 +176,7 @@ def header(e: Experiment, folder: Path, n_done: int) -> str:
             f"# {c['strategy_name']}{arguments}: {c['n_init_labeled']} labels, then {e.n_round} x {c['n_query']}",
             f"# {c['net_name']}{' (pretrained)' if c['pretrained'] else ''} on {e.device}: {steps}",
             f"# seed {c['seed']}, results in {folder}" + (f"; {n_done} rounds are done already" if n_done else ""),
-            "  ".join([f"{'round':>5}", f"{'labeled':>8}", *(f"{m:>9}" for m in METRICS), " train_s", "  eval_s", " query_s"]),
+            "  ".join(columns),
         ]
     )
 
@@ -267,25 +271,25 @@ def replay(e: Experiment, run: RunFolder, pool: Pool) -> int:
 
 def run_experiment(e: Experiment) -> None:
     """All rounds that are still to do."""
-    run = RunFolder(e.results_dir, e.config)
-    pool = Pool(Images(e.data.train_x).to(e.device), e.data.train_y, len(e.data.classes))
-    test = Images(e.data.test_x).to(e.device)
-    first = replay(e, run, pool)
-    done = run.rounds()
-    print(header(e, run.folder, len(done)))
-    for r in done:
-        print(line(r), flush=True)
-    if done and (done[-1].round >= e.n_round or not len(pool.unlabeled) and first < len(done)):
-        print(f"# finished already; a larger --n_round continues it. Results are in {run.folder}")
-        return
-    run.write_environment({**environment(e.device), "n_round": e.n_round})
-    for round in range(first, e.n_round + 1):
-        result = one_round(e, run, pool, test, round, tell=round == first)
-        if round >= len(done):
-            print(line(result), flush=True)
-        if result.n_labeled == e.config["n_train"]:
-            break
-    print(f"# finished; results are in {run.folder}")
+    with closing(RunFolder(e.results_dir, e.config)) as run:
+        pool = Pool(Images(e.data.train_x).to(e.device), e.data.train_y, len(e.data.classes))
+        test = Images(e.data.test_x).to(e.device)
+        first = replay(e, run, pool)
+        done = run.rounds()
+        print(header(e, run.folder, len(done)))
+        for r in done:
+            print(line(r), flush=True)
+        if done and (done[-1].round >= e.n_round or done[-1].n_labeled == e.config["n_train"]):
+            print(f"# finished already; a larger --n_round continues it. Results are in {run.folder}")
+            return
+        run.write_environment({**environment(e.device), "n_round": e.n_round})
+        for round in range(first, e.n_round + 1):
+            result = one_round(e, run, pool, test, round, tell=round == first)
+            if round >= len(done):
+                print(line(result), flush=True)
+            if result.n_labeled == e.config["n_train"]:
+                break
+        print(f"# finished; results are in {run.folder}")
 
 
 def main(argv: list[str] | None = None) -> int:

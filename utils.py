@@ -121,9 +121,9 @@ def f1(probs: Tensor, targets: Tensor) -> float:
 
 
 def nll(probs: Tensor, targets: Tensor) -> float:
-    """Mean negative log-likelihood of the true class, in nats; probabilities below float32's range count as its edge."""
+    """Mean negative log-likelihood of the true class, in nats; a probability below float32's range is its edge."""
     true = probs.double().gather(1, targets[:, None])
-    return -true.clamp_min(torch.finfo(torch.float32).tiny).log().mean().item()
+    return -true.clamp_min(torch.finfo(torch.float32).tiny).log().mean().item() + 0.0  # no minus zero
 
 
 def ece(probs: Tensor, targets: Tensor, n_bins: int = 15) -> float:
@@ -185,11 +185,27 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 def to_csv(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     """Comma-separated lines with a header, each ended by a newline."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return out.getvalue()
+
+    class Echo:
+        def write(self, line: str) -> str:
+            return line
+
+    writer = csv.writer(Echo(), lineterminator="\r\n")  # quotes what it finds in the line's end: both characters
+    return "".join(writer.writerow(row)[:-2] + "\n" for row in (header, *rows))
+
+
+def read_text(path: Path) -> str | None:
+    """A file's text as it stands, whatever its bytes; None where there is no file.
+
+    Raises:
+        UserError: it is there and cannot be read.
+    """
+    try:
+        return path.read_bytes().decode("utf-8", "surrogateescape")
+    except FileNotFoundError:
+        return None
+    except OSError as e:
+        raise UserError(f"cannot read {path}: {e.strerror or e}") from e
 
 
 def read_csv(path: Path, header: Sequence[str]) -> list[list[str]]:
@@ -198,10 +214,10 @@ def read_csv(path: Path, header: Sequence[str]) -> list[list[str]]:
     Raises:
         UserError: the header differs, or a line other than the last is damaged.
     """
-    if not path.exists():
+    text = read_text(path)
+    if not text:
         return []
-    text = path.read_text("utf-8", "surrogateescape")
-    torn = not text.endswith("\n")
+    torn = not text.endswith("\n") or text.count('"') % 2 == 1  # an open quote: torn within a name of two lines
     try:
         rows = list(csv.reader(io.StringIO(text, newline=""), strict=not torn))
     except csv.Error as e:
@@ -242,9 +258,18 @@ def lock_file(path: Path, wait: bool) -> IO[str] | None:
 def git_commit() -> str:
     """Commit of the code that runs, with "+dirty" when files differ from it; "unknown" outside git."""
     try:
-        run = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+dirty", "--abbrev=40"]
+        folder = str(Path(__file__).parent)
+        run = ["git", "-C", folder, "describe", "--always", "--exclude=*", "--dirty=+dirty", "--abbrev=40"]
         return subprocess.run(run, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def package_version(name: str) -> str:
+    """Version of an installed package; "unknown" where it goes by another name, as rebuilt ones do."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
         return "unknown"
 
 
@@ -253,7 +278,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     packages = ("torch", "torchvision", "numpy", "scikit-learn", "pillow")
     return {
         "python": platform.python_version(),
-        "packages": {p: importlib.metadata.version(p) for p in packages},
+        "packages": {p: package_version(p) for p in packages},
         "platform": platform.platform(),
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
@@ -302,7 +327,7 @@ QUERY_COLUMNS = ("round", "rank", "index", "path", "label")
 
 
 def read_rounds(path: Path) -> list[Round]:
-    """The rows of a rounds.csv, without a torn last line. Metrics may be any columns between n_labeled and the seconds.
+    """The rows of a rounds.csv, without a torn last line.
 
     Raises:
         UserError: the file is damaged.
@@ -337,6 +362,13 @@ def read_queries(path: Path) -> list[Query]:
         except ValueError:
             if i < len(rows) - 1:
                 raise UserError(f"{path} is damaged in line {i + 2}: {','.join(row)!r}") from None
+    previous, seen = Query(0, -1, -1, "", ""), set()
+    for i, q in enumerate(queries):
+        follows = (q.round, q.rank) in ((previous.round, previous.rank + 1), (previous.round + 1, 0))
+        if not follows or q.index < 0 or q.index in seen:
+            raise UserError(f"{path} is damaged in line {i + 2}: {','.join(rows[i])!r} does not follow the line above")
+        previous = q
+        seen.add(q.index)
     return queries
 
 
@@ -369,22 +401,32 @@ class RunFolder:
         self._lock = lock_file(self.folder / ".lock", wait=False)
         if self._lock is None:
             raise UserError(f"{self.folder} is in use: another process is running this experiment now")
-        self._check_config()
-        self._rounds = read_rounds(self.folder / "rounds.csv")
-        self._queries = read_queries(self.folder / "queries.csv")
-        self._drop_uncommitted()
+        try:
+            with writing(self.folder):
+                for left in self.folder.glob(".*.tmp"):  # of a process that was killed while it wrote
+                    left.unlink()
+            self._check_config()
+            self._rounds = read_rounds(self.folder / "rounds.csv")
+            self._queries = read_queries(self.folder / "queries.csv")
+            self._drop_uncommitted()
+        except UserError:
+            self.close()
+            raise
 
     def _check_config(self) -> None:
         path = self.folder / "config.json"
-        if not path.exists():
+        text = read_text(path)
+        if text is None:
             if any(self.folder.glob("*.csv")):
                 raise UserError(f"{self.folder} has results but no config.json; move the folder away to start anew")
             write_atomic(path, json.dumps(self.config, indent=2) + "\n")
             return
         try:
-            old = json.loads(path.read_text("utf-8"))
+            old = json.loads(text)
         except ValueError as e:
             raise UserError(f"{path} is damaged ({e}); move its folder away to start anew") from e
+        if not isinstance(old, dict):
+            raise UserError(f"{path} is damaged (it holds no settings); move its folder away to start anew")
         if old != self.config:
             differ = sorted(k for k in {*old, *self.config} if old.get(k) != self.config.get(k))
             what = ", ".join(f"{k}: {old.get(k)!r} there, {self.config.get(k)!r} asked for" for k in differ)
@@ -408,7 +450,8 @@ class RunFolder:
         whole = n_done > 0 and n_picked[n_done] == min(self.config["n_query"], n_left)
         self._queries = [q for q in self._queries if n_done > 0 and q.round < n_done + whole]
         if (len(self._rounds), len(self._queries)) != read:
-            warn(f"{self.folder}: dropped what was not committed ({read[1] - len(self._queries)} picks)")
+            n_rounds, n_picks = read[0] - n_done, read[1] - len(self._queries)
+            warn(f"{self.folder}: dropped what was not committed whole ({n_rounds} rounds, {n_picks} picks)")
 
     def rounds(self) -> list[Round]:
         """The committed rounds, 0 first."""
@@ -424,17 +467,18 @@ class RunFolder:
         A round that stands already keeps its metrics and gains its picks, as when a finished run is continued.
 
         Raises:
-            UserError: the disk is full or the folder cannot be written. The files are then as before.
+            UserError: the disk is full or the folder cannot be written. The round does not count then.
         """
         all_queries = [*self._queries, *queries]
         rounds = [*self._rounds[: round.round], round]
         if round.round < len(self._rounds):
             rounds[-1] = replace(self._rounds[-1], query_seconds=round.query_seconds)
-        self.write("queries.csv", to_csv(QUERY_COLUMNS, ((q.round, q.rank, q.index, q.path, q.label) for q in all_queries)))
-        rows = [
-            [r.round, r.n_labeled, *(np.round(r.metrics[m], 6) for m in METRICS), *(f"{getattr(r, s):.3f}" for s in SECONDS)]
-            for r in rounds
-        ]
+        picks = ([q.round, q.rank, q.index, q.path, q.label] for q in all_queries)
+        self.write("queries.csv", to_csv(QUERY_COLUMNS, picks))
+        rows = []
+        for r in rounds:
+            seconds = (f"{getattr(r, s):.3f}" for s in SECONDS)
+            rows.append([r.round, r.n_labeled, *(np.round(r.metrics[m], 6) for m in METRICS), *seconds])
         self.write("rounds.csv", to_csv(ROUND_COLUMNS, rows))
         self._rounds, self._queries = rounds, all_queries
 
@@ -446,11 +490,11 @@ class RunFolder:
         """Record this start in environment.json; earlier starts are kept under "earlier"."""
         path = self.folder / "environment.json"
         earlier: list[Any] = []
-        if path.exists():
+        if (text := read_text(path)) is not None:
             try:
-                last = json.loads(path.read_text("utf-8"))
+                last = json.loads(text)
                 earlier = [*last.pop("earlier", []), last]
-            except (ValueError, AttributeError):
+            except (ValueError, AttributeError, TypeError):
                 warn(f"{path} was damaged and is written anew")
         self.write(path.name, json.dumps({**environment, "earlier": earlier}, indent=2) + "\n")
 

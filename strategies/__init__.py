@@ -5,9 +5,14 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from strategies.adversarial_bim import AdversarialBIM
+from strategies.adversarial_margin import AdversarialMargin
+from strategies.badge import BADGE
 from strategies.base import Strategy, hyperparameters
 from strategies.bayesian_active_learning_disagreement import BayesianActiveLearningDisagreement
+from strategies.cluster_based_selection import ClusterBasedSelection
 from strategies.entropy_sampling import EntropySampling
+from strategies.k_center_greedy import KCenterGreedy
 from strategies.least_confidence import LeastConfidence
 from strategies.margin_sampling import MarginSampling
 from strategies.random_sampling import RandomSampling
@@ -21,6 +26,11 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "EntropySampling": EntropySampling,
     "UncertaintySamplingWithDropoutEstimation": UncertaintySamplingWithDropoutEstimation,
     "BayesianActiveLearningDisagreement": BayesianActiveLearningDisagreement,
+    "ClusterBasedSelection": ClusterBasedSelection,
+    "AdversarialMargin": AdversarialMargin,
+    "AdversarialBIM": AdversarialBIM,
+    "KCenterGreedy": KCenterGreedy,
+    "BADGE": BADGE,
 }
 
 # The names of DeepAL's scripts: what they are here, and with which arguments.

@@ -44,7 +44,9 @@ class Strategy:
         if not 1 <= n <= len(idxs):
             raise ValueError(f"query({n}): {len(idxs)} images are unlabeled, n must be from 1 to {len(idxs)}")
         if self.needs_dropout and not self.learner.has_dropout:
-            raise UserError(f"{type(self).__name__} needs a network with dropout; this one was trained with --dropout 0")
+            raise UserError(
+                f"{type(self).__name__} needs a network with dropout; this one was trained with --dropout 0"
+            )
         return self.select(idxs, n)
 
     def select(self, idxs: Idxs, n: int) -> Idxs:

@@ -1,0 +1,114 @@
+"""The distance to the decision boundary, by small steps that all pixels take together."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from strategies.adversarial_margin import changed
+from strategies.base import Idxs, ScoreStrategy
+from utils import UserError
+
+
+@dataclass
+class AdversarialBIM(ScoreStrategy):
+    """The images that the basic iterative method moves into another class by the smallest change.
+
+    The change is measured in the L2 norm of the normalised pixels that the network reads.
+
+    Source: Kurakin, Goodfellow, Bengio, "Adversarial examples in the physical world", ICLR workshop 2017, section 2.2.
+    Cost: a forward and a backward pass a step, at most bound / step of them, and n_search forward passes.
+    """
+
+    step: float = 0.01  # of every normalised pixel
+    bound: float = 1.0  # how far a normalised pixel may go
+    n_search: int = 8  # bisections of the last step
+
+    def __post_init__(self) -> None:
+        if not 0 < self.step <= self.bound < math.inf:
+            raise UserError(f"--strategy_args step={self.step} bound={self.bound}: must be 0 < step <= bound")
+        if self.n_search < 0:
+            raise UserError(f"--strategy_args n_search={self.n_search}: must be 0 or more")
+
+    def score(self, idxs: Idxs) -> Tensor:
+        """Minus the length of the perturbation."""
+
+        def distances(x: Tensor) -> Tensor:
+            return bim_distances(self.learner.net, x, self.step, self.bound, self.n_search)
+
+        return -self.learner.map(distances, self.pool.images[idxs])
+
+
+def bim_distances(
+    forward: Callable[[Tensor], Tensor], x: Tensor, step: float = 0.01, bound: float = 1.0, n_search: int = 8
+) -> Tensor:
+    """Length of the perturbation with which the basic iterative method moves each image across the boundary.
+
+    Every pixel takes a fixed step in the direction that lowers the probability of the predicted class, again and again,
+    until the class changes; then the last step is searched for the boundary. Without the search, and with a step of
+    0.05, most CIFAR-10 images change at the first step and tie.
+
+    Source: Kurakin, Goodfellow, Bengio, 2017, section 2.2. Deviations: log((1 - p_y) / p_y) in place of the
+    cross-entropy -log p_y, since its gradient has the same signs but does not vanish in float32 when p_y is near 1;
+    the search.
+    Cost: per step one forward and one backward pass of the images whose class has not changed.
+
+    Args:
+        forward: float32 images to logits (B, C); each image's depend on that image alone, weights ask for no gradient.
+        x: Shape (B, ...).
+        step: of every pixel, in the units of `x`.
+        bound: no pixel is changed by more.
+        n_search: bisections of the last step; the length is off by at most a share 2^-n_search of the last step.
+
+    Returns:
+        L2 norms in the space of `x`; infinite where the class does not change within the bound or the gradient is 0,
+        NaN where the network is. Shape (B,).
+    """
+    lengths = x.new_full((len(x),), torch.inf)
+    inside, outside = x.clone(), x.clone()  # the last two points of each path
+    active, moved, y = torch.arange(len(x), device=x.device), x, None
+    found = torch.zeros_like(active, dtype=torch.bool)
+    for _ in range(math.ceil(bound / step) + 1):
+        logits, gradient, y = _ascent(forward, moved, y)
+        over, broken = changed(logits, y), logits.isnan().any(1)
+        found[active[over]] = True
+        outside[active[over]] = moved[over]
+        lengths[active[broken]] = torch.nan
+        stays = ~over & ~broken & (gradient.flatten(1) != 0).any(1)
+        active, moved, y, gradient = (t[stays] for t in (active, moved, y, gradient))
+        if not len(active):
+            break
+        inside[active] = moved
+        change = moved + step * gradient.sign() - x[active]
+        moved = x[active] + change.clamp(-bound, bound)
+    if found.any():
+        lengths[found] = (
+            _boundary(forward, inside[found], outside[found], n_search).sub(x[found]).flatten(1).norm(dim=1)
+        )
+    return lengths
+
+
+def _boundary(forward: Callable[[Tensor], Tensor], inside: Tensor, outside: Tensor, n_search: int) -> Tensor:
+    """The first point known to be outside after bisecting the line from `inside` to `outside`."""
+    with torch.no_grad():
+        y = forward(inside).argmax(1)
+        for _ in range(n_search):
+            middle = (inside + outside) / 2
+            over = changed(forward(middle), y).reshape(-1, *[1] * (middle.dim() - 1))
+            inside, outside = torch.where(over, inside, middle), torch.where(over, middle, outside)
+    return outside
+
+
+def _ascent(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, the gradient of log((1 - p_y) / p_y), and y, which is the predicted class if not given."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        logits = forward(x)
+        if y is None:
+            y = logits.argmax(1)
+        others = logits.scatter(1, y[:, None], -torch.inf).logsumexp(1)
+        loss = others - logits.gather(1, y[:, None])[:, 0]
+        (gradient,) = torch.autograd.grad(loss.sum(), x)
+    return logits.detach(), gradient, y

@@ -1,0 +1,133 @@
+"""k-means on the embeddings, and the image in the middle of each cluster."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from strategies.base import Idxs, Strategy
+from strategies.d2_sampling import Rows, sample_d2
+from strategies.distances import centered, rounding, row_blocks, sq_norms
+
+SUM_ROWS = 1024  # float32 sums of more rows than this lose digits, so long ones are summed in two stages
+
+
+@dataclass
+class ClusterBasedSelection(Strategy):
+    """From each of n clusters of the unlabeled images, the image nearest to the center; large clusters first.
+
+    Source: Sener, Savarese, "Active learning for convolutional neural networks", ICLR 2018, the k-means baseline.
+    Cost: one pass of the body, up to 20 products of all embeddings with n centers.
+    """
+
+    def select(self, idxs: Idxs, n: int) -> Idxs:
+        """The images nearest to the centers."""
+        order = self.rng.permutation(len(idxs))  # equally near images are told apart by position: make it a draw
+        x = self.learner.embeddings(self.pool.images[idxs])[torch.from_numpy(order).to(self.learner.device)]
+        centroids, assignment = k_means(x, n, self.rng)
+        nearest = nearest_members(x, centroids, assignment)
+        largest = torch.bincount(assignment, minlength=n).argsort(descending=True, stable=True)
+        return idxs[order[nearest[largest].cpu().numpy()]]
+
+
+def k_means(
+    x: Tensor, k: int, rng: np.random.Generator, max_iter: int = 20, tol: float = 2e-4
+) -> tuple[Tensor, Tensor]:
+    """Cluster rows by Lloyd's algorithm, seeded by k-means++.
+
+    Every cluster has a member, even if there are fewer than k different rows: an empty one gets the row that is
+    farthest from its center, of a cluster that has two or more. The same on every run, on CUDA too.
+
+    Source: Lloyd, IEEE Trans. Inf. Theory 1982; Arthur, Vassilvitskii, SODA 2007.
+    Cost: 2 U k D per iteration, in matrix products of row blocks; memory for one more copy of `x`.
+
+    Args:
+        x: Shape (U, D).
+        k: clusters, 1 <= k <= U.
+        rng: draws the seeds.
+        max_iter: iterations at most.
+        tol: stop when the sum of squared distances falls by less than this share in an iteration. With both defaults
+            the sum ends 0.03 to 0.3 % above that of scikit-learn run to its end (see benchmarks/selection.py).
+
+    Returns:
+        The mean of each cluster (k, D), and the cluster of each row (U,), int64.
+
+    Raises:
+        ValueError: k is not from 1 to U.
+        UserError: `x` is not finite.
+    """
+    if not 1 <= k <= len(x):
+        raise ValueError(f"k_means: {k} clusters of {len(x)} rows")
+    x, mean = centered(x)
+    x_sq = sq_norms(x)
+    low = x_sq * (1 - rounding(x.shape[1]))  # distances are rounded down, so that equal rows have 0
+
+    def distances(rows: Rows, picks: Tensor) -> Tensor:
+        return torch.addmm(low[picks], x[rows], x[picks].T, alpha=-2).add_(low[rows][:, None]).clamp_min_(0)
+
+    centroids = x[torch.from_numpy(sample_d2(distances, len(x), int(rng.integers(len(x))), k, rng, x.device))]
+    last = float("inf")
+    for _ in range(max_iter):
+        assignment, sq = _nearest_centroids(x, x_sq, centroids)
+        _fill_empty(assignment, sq, k)
+        centroids = _means(x, assignment, k)
+        inertia = sq.sum().item()
+        if inertia >= (1 - tol) * last:
+            break
+        last = inertia
+    return centroids + mean, assignment
+
+
+def _nearest_centroids(x: Tensor, x_sq: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
+    """The nearest centroid of each row, and the squared distance to it."""
+    c_sq = sq_norms(centroids)
+    blocks = [torch.addmm(c_sq, x[rows], centroids.T, alpha=-2).min(1) for rows in row_blocks(len(x), len(centroids))]
+    sq = torch.cat([block.values for block in blocks]) + x_sq
+    return torch.cat([block.indices for block in blocks]), sq.clamp_min_(0)
+
+
+def _fill_empty(assignment: Tensor, sq: Tensor, k: int) -> None:
+    """Move the farthest rows, one to each empty cluster, in place; no cluster loses its last row."""
+    counts = torch.bincount(assignment, minlength=k).cpu().numpy()
+    empty = np.flatnonzero(counts == 0).tolist()
+    if not empty:
+        return
+    clusters = assignment.cpu().numpy()
+    for row in np.argsort(-sq.cpu().numpy(), kind="stable"):
+        if counts[clusters[row]] > 1:
+            counts[clusters[row]] -= 1
+            assignment[row] = empty.pop()
+            sq[row] = 0
+        if not empty:
+            break
+
+
+def _means(x: Tensor, assignment: Tensor, k: int) -> Tensor:
+    """Mean row of each cluster. Sums of sorted rows: index_add_ on CUDA adds in a different order on every run."""
+    clusters, order = assignment.sort(stable=True)
+    starts = torch.searchsorted(clusters, torch.arange(k, device=x.device))
+    pieces = torch.cat([starts, torch.arange(0, len(x), SUM_ROWS, device=x.device)]).unique()
+    partial = F.embedding_bag(order, x, pieces, mode="sum")
+    sums = F.embedding_bag(
+        torch.arange(len(pieces), device=x.device), partial, torch.searchsorted(pieces, starts), mode="sum"
+    )
+    return sums / torch.bincount(assignment, minlength=k)[:, None]
+
+
+def nearest_members(x: Tensor, centroids: Tensor, assignment: Tensor) -> Tensor:
+    """In each cluster the row nearest to the centroid; of equally near ones the first.
+
+    Args:
+        x: Shape (U, D).
+        centroids: Shape (k, D).
+        assignment: the cluster of each row; every cluster has one. Shape (U,).
+
+    Returns:
+        Positions in `x`, all different. Shape (k,).
+    """
+    sq = torch.cat([(x[s] - centroids[assignment[s]]).square().sum(1) for s in row_blocks(*x.shape)])
+    order = sq.argsort(stable=True)
+    order = order[assignment[order].argsort(stable=True)]  # by cluster, then by distance
+    return order[torch.searchsorted(assignment[order], torch.arange(len(centroids), device=x.device))]

@@ -1,0 +1,9 @@
+"""What the tests share."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+torch.set_num_threads(1)  # small tensors: threads only wait for each other

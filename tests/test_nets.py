@@ -1,0 +1,363 @@
+import copy
+import math
+import random
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import reference
+import small
+import torch
+import torchvision
+from small import CPU
+
+import nets
+from data import Images
+from nets import NETS, Learner, Recipe, augmented, batch_order, one_cycle, train
+from utils import UserError, stream
+
+
+@pytest.fixture(scope="module")
+def pool():
+    return small.pool()
+
+
+@pytest.fixture(scope="module")
+def learner(pool):
+    return small.learner(pool)
+
+
+def weights(learner):
+    return torch.cat([v.flatten().double() for v in learner.net.state_dict().values()])
+
+
+# Networks
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("img_size", [8, 20, 32, 40, 64, 96])
+def test_every_net_embeds_and_classifies_every_size(name, img_size):
+    if img_size > 40 and name == "ResNet50":
+        pytest.skip("slow, and nothing that ResNet18 does not show")
+    net = NETS[name].build(7, img_size, 0.5, False).eval()
+    x = torch.randn(2, 3, img_size, img_size)
+    h = net.embed(x)
+    assert h.shape == (2, net.head.in_features)
+    assert torch.equal(net(x), net.head(h))
+    assert net(x).shape == (2, 7)
+
+
+def test_small_cnn_is_deepals_network():
+    net = NETS["SmallCNN"].build(10, 32, 0.5, False)
+    shapes = [tuple(p.shape) for p in net.parameters()]
+    assert shapes == [
+        (32, 3, 5, 5), (32,), (32, 32, 5, 5), (32,), (64, 32, 5, 5), (64,), (50, 1024), (50,), (10, 50), (10,),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("img_size", "kernel", "pools"), [(32, 3, False), (64, 3, False), (65, 7, True)])
+def test_resnet_stem_fits_the_image(img_size, kernel, pools):
+    body = NETS["ResNet18"].build(10, img_size, 0.5, False).body
+    assert body.conv1.kernel_size == (kernel, kernel)
+    assert isinstance(body.maxpool, torch.nn.MaxPool2d) == pools
+
+
+def test_normalize_gives_mean_0_and_deviation_1():
+    net = small.build()()
+    x = small.pixels(50)
+    share = x.double() / 255
+    net.set_pixel_stats(share.mean((0, 2, 3)), share.std((0, 2, 3), correction=0))
+    out = net.normalize(x)
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out.mean((0, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(out.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-4, rtol=0)
+
+
+# Pretrained weights
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_pretrained_weights_are_loaded_from_the_hub_folder(hub, monkeypatch):
+    given = torchvision.models.resnet18(weights=None)
+    torch.save(given.state_dict(), hub / "resnet18-f37072fd.pth")
+    large = NETS["ResNet18"].build(5, 96, 0.5, True)
+    assert torch.equal(large.body.conv1.weight, given.conv1.weight)
+    assert torch.equal(large.body.layer4[1].conv2.weight, given.layer4[1].conv2.weight)
+    assert large.mean.tolist() == pytest.approx([0.485, 0.456, 0.406])
+    small_image = NETS["ResNet18"].build(5, 32, 0.5, True)
+    assert torch.equal(small_image.body.conv1.weight, given.conv1.weight[:, :, 2:5, 2:5])
+
+
+def test_failed_download_says_where_to_place_the_weights(hub, monkeypatch):
+    def fail(*args, **kwargs):
+        raise nets.URLError("no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    with pytest.raises(UserError, match=r"(?s)no network.*place it as .*checkpoints/resnet50-0676ba61.pth"):
+        NETS["ResNet50"].build(5, 32, 0.5, True)
+
+
+def test_small_cnn_has_no_pretrained_weights():
+    with pytest.raises(UserError, match="use ResNet18"):
+        NETS["SmallCNN"].build(5, 32, 0.5, True)
+
+
+# Recipe
+
+
+def test_every_default_recipe_is_allowed():
+    for architecture in NETS.values():
+        architecture.recipe.check()
+    assert nets.default_recipe("ResNet18", True).lr < nets.default_recipe("ResNet18", False).lr
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"n_epoch": 0}, {"batch_size": 1}, {"lr": 0.0}, {"lr": math.nan}, {"lr": math.inf}, {"momentum": 1.0},
+        {"weight_decay": -1.0}, {"schedule": "none"}, {"min_steps": -1}, {"translate": 0.5}, {"dropout": 1.0},
+        {"momentum": 0.0}, {"dropout": math.nan},
+    ],
+)  # fmt: skip
+def test_meaningless_recipe_is_refused_by_name(wrong):
+    with pytest.raises(UserError, match="must be"):
+        replace(Recipe(), **wrong).check()
+
+
+def test_recipe_documents_every_field():
+    assert all(f"{f.name}: " in Recipe.__doc__ for f in fields(Recipe))
+
+
+def test_few_labels_still_get_the_least_steps():
+    recipe = Recipe(n_epoch=10, batch_size=50, min_steps=70)
+    assert [recipe.n_steps(n) for n in (1, 100, 351, 1000)] == [70, 70, 71, 200]
+
+
+def test_one_cycle_rises_then_falls_to_nothing():
+    rates = [one_cycle(step, 100) for step in range(100)]
+    assert max(rates) == rates[25] == 1
+    assert rates[:26] == sorted(rates[:26])
+    assert rates[25:] == sorted(rates[25:], reverse=True)
+    assert 0 < rates[0] < 0.05
+    assert 0 < rates[-1] < 0.01
+
+
+# Batches and augmentation
+
+
+@pytest.mark.parametrize(("n", "n_steps", "batch_size"), [(10, 7, 4), (3, 5, 8), (64, 1, 64), (1, 3, 2)])
+def test_batch_order_shows_every_image_once_a_pass(n, n_steps, batch_size):
+    order = batch_order(n, n_steps, batch_size, stream(0))
+    assert order.shape == (n_steps, batch_size)
+    flat = order.ravel()
+    for start in range(0, len(flat) - n + 1, n):
+        assert sorted(flat[start : start + n]) == list(range(n))
+    assert len(set(flat[len(flat) // n * n :].tolist())) == len(flat) % n
+
+
+def test_augmented_equals_a_loop_over_pixels():
+    x = small.pixels(5, 9).permute(0, 2, 3, 1).contiguous()
+    idxs = torch.tensor([3, 0, 3, 4])
+    flips = torch.tensor([True, False, False, True])
+    shifts = torch.tensor([[0, 0], [2, -3], [-4, 4], [1, 2]])
+    out = augmented(x, idxs, flips, shifts)
+
+    def reflect(i):
+        return abs(i) if i <= 8 else 16 - i
+
+    for b in range(4):
+        for i in range(9):
+            for j in range(9):
+                row = reflect(i + shifts[b, 0].item())
+                column = reflect((8 - j if flips[b] else j) + shifts[b, 1].item())
+                assert torch.equal(out[b, :, i, j], x[idxs[b], row, column])
+
+
+# Training
+
+
+def test_training_twice_gives_the_same_bits_whatever_the_global_generators(pool):
+    first = small.learner(pool)
+    torch.manual_seed(123)
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    state = torch.get_rng_state()
+    assert torch.equal(weights(small.learner(pool)), weights(first))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_training_depends_on_the_seed_and_learns(pool):
+    assert not torch.equal(weights(small.learner(pool, seed=1)), weights(small.learner(pool)))
+    long = small.learner(pool, min_steps=300, translate=0.0, flip=False, dropout=0.0)
+    predicted = long.probs(pool.images[pool.labeled]).argmax(1).numpy()
+    assert (predicted == pool.labels[pool.labeled]).mean() == 1
+
+
+def test_training_sees_the_labeled_images_alone(pool):
+    changed = copy.deepcopy(pool)
+    changed.images.x = changed.images.x.clone()
+    changed.images.x[torch.from_numpy(pool.unlabeled)] = 0
+    assert torch.equal(weights(small.learner(changed)), weights(small.learner(pool)))
+
+
+def test_every_training_starts_from_new_weights(pool):
+    calls = []
+
+    def build():
+        calls.append(1)
+        return small.build()()
+
+    for _ in range(2):
+        train(build, pool, small.RECIPE, CPU, stream(0, "train"))
+    assert len(calls) == 2
+
+
+def test_diverging_training_says_so(pool):
+    with pytest.raises(UserError, match=r"diverged.*--lr 1e"):
+        small.learner(pool, lr=1e20, min_steps=20)
+
+
+def test_batch_that_does_not_fit_is_the_users_to_lower(pool, monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(nets, "augmented", full)
+    with pytest.raises(UserError, match="--batch_size 8 does not fit in"):
+        small.learner(pool)
+
+
+def test_speed_is_told_once(pool):
+    told = []
+    train(small.build(), pool, replace(small.RECIPE, min_steps=30), CPU, stream(0), told.append)
+    assert len(told) == 1
+    assert told[0] > 0
+
+
+# Learner
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 60, 1000])
+def test_batch_size_changes_nothing_beyond_rounding(pool, learner, batch_size):
+    other = Learner(learner.net, CPU, batch_size)
+    torch.testing.assert_close(other.probs(pool.images), learner.probs(pool.images))
+    torch.testing.assert_close(other.embeddings(pool.images), learner.embeddings(pool.images))
+    drawn = [x.dropout_probs(pool.images, 4, stream(0)) for x in (other, learner)]
+    torch.testing.assert_close(*drawn)
+
+
+def test_probs_are_the_networks_softmax_in_evaluation_mode(pool):
+    resnet = small.learner(pool, "ResNet18", min_steps=2)
+    before = copy.deepcopy(resnet.net.state_dict())
+    probs = resnet.probs(pool.images)
+    logits = resnet.net(resnet.net.normalize(pool.images.x))
+    torch.testing.assert_close(probs, logits.softmax(1))
+    torch.testing.assert_close(resnet.net.head(resnet.embeddings(pool.images)), logits)
+    assert probs.dtype == torch.float32
+    assert all(torch.equal(before[k], v) for k, v in resnet.net.state_dict().items())
+
+
+def test_dropout_probs_equal_one_masked_pass_after_the_other(pool, learner):
+    got = learner.dropout_probs(pool.images, 5, stream(3))
+    masks = stream(3).random((5, 50)) >= 0.5
+    assert got.shape == (5, 60, 4)
+    head = learner.net.head
+    for k in range(5):
+        for i, h in enumerate(learner.embeddings(pool.images)[:10]):
+            logits = reference.masked_logits(
+                h.tolist(), head.weight.tolist(), head.bias.tolist(), masks[k].tolist(), learner.net.dropout.p
+            )
+            np.testing.assert_allclose(got[k, i].numpy(), reference.softmax(logits), atol=1e-5)
+
+
+def test_dropout_probs_reduce_batch_by_batch(pool, learner):
+    other = Learner(learner.net, CPU, 7)
+    shapes = []
+
+    def reduce(probs):
+        shapes.append(tuple(probs.shape))
+        return probs.mean(0)
+
+    got = other.dropout_probs(pool.images, 5, stream(3), reduce)
+    torch.testing.assert_close(got, learner.dropout_probs(pool.images, 5, stream(3)).mean(0))
+    assert max(s[1] for s in shapes) == 7
+
+
+def test_dropout_passes_run_the_body_once(pool, learner, monkeypatch):
+    seen = []
+    embed = learner.net.embed
+    monkeypatch.setattr(learner.net, "embed", lambda x: seen.append(len(x)) or embed(x))
+    learner.dropout_probs(pool.images, 50, stream(0))
+    assert sum(seen) == len(pool.images)
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on(pool, learner):
+    sizes = []
+
+    def hungry(x):
+        sizes.append(len(x))
+        if len(x) > 10:
+            raise torch.OutOfMemoryError
+        return learner.net(x)
+
+    other = Learner(learner.net, CPU, 64)
+    torch.testing.assert_close(other.map(hungry, pool.images), learner.map(learner.net, pool.images))
+    assert other.batch_size == 8
+    assert sizes[:4] == [60, 32, 16, 8]
+
+
+def test_not_one_image_fits(pool, learner):
+    def hungry(x):
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(UserError, match="does not hold one image"):
+        Learner(learner.net, CPU, 4).map(hungry, pool.images)
+
+
+def test_learner_takes_plain_tensors_and_views_alike(pool, learner):
+    idxs = np.array([5, 3, 50])
+    expected = learner.probs(pool.images)[idxs]
+    torch.testing.assert_close(learner.probs(pool.images[idxs]), expected)
+    torch.testing.assert_close(learner.probs(pool.images.x[idxs]), expected)
+    torch.testing.assert_close(learner.probs(pool.images[np.arange(60)][idxs]), expected)
+
+
+# model.pt
+
+
+@pytest.mark.parametrize("name", ["SmallCNN", "ResNet18"])
+def test_saved_model_predicts_the_same(name, tmp_path, pool):
+    learner = small.learner(pool, name, min_steps=2)
+    (tmp_path / "model.pt").write_bytes(nets.save(learner, name, ["a", "b", "c", "d"], 16))
+    content = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert content["classes"] == ["a", "b", "c", "d"]
+    loaded, classes = nets.load(tmp_path / "model.pt", CPU)
+    assert classes == ["a", "b", "c", "d"]
+    torch.testing.assert_close(loaded.probs(pool.images), learner.probs(pool.images))
+    assert loaded.net.dropout.p == learner.net.dropout.p
+
+
+def test_damaged_model_is_an_error(tmp_path):
+    for content in (b"", b"nonsense", b"PK\x03\x04"):
+        (tmp_path / "model.pt").write_bytes(content)
+        with pytest.raises(UserError, match=r"no model\.pt of DalMax"):
+            nets.load(tmp_path / "model.pt", CPU)
+    with pytest.raises(UserError):
+        nets.load(tmp_path / "missing.pt", CPU)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_predicts_as_the_cpu_does(pool, learner):
+    device = torch.device("cuda")
+    on_gpu = Learner(copy.deepcopy(learner.net).to(device), device)
+    images = Images(pool.images.x).to(device)
+    torch.testing.assert_close(on_gpu.probs(images).cpu(), learner.probs(pool.images), atol=1e-4, rtol=1e-3)
+    trained = train(small.build(), pool, small.RECIPE, device, stream(0, "train"))
+    assert torch.isfinite(trained.probs(images)).all()

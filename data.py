@@ -32,7 +32,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
-from utils import UserError, lock_file, warn, write_atomic, writing
+from utils import UserError, alone, warn, write_atomic, writing
 
 MIN_SIZE, MAX_SIZE = 8, 1024  # pixels a side: below, no network has anything to convolve; above, memory explodes
 RESIZE_RULE = "upright RGB, squashed to a square, bilinear with antialiasing; JPEGs are drafted at twice the side"
@@ -230,9 +230,9 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
     """By suffix; a file without any is looked into. What cannot be opened counts, so that it is reported."""
     if not entry.is_file() and os.path.exists(entry.path):
         return False  # a pipe or a device: reading it may never end
-    suffix = os.path.splitext(entry.path)[1].lower()
-    if suffix:
-        return suffix in image_suffixes()
+    _, dot, suffix = entry.name.rpartition(".")
+    if dot:
+        return f".{suffix.lower()}" in image_suffixes()
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(entry.path):  # remarks on metadata
             return True
@@ -391,7 +391,7 @@ def _cached_images(root: Path, listing: Listing, data_dir: Path, img_size: int) 
         if cached := look(folder):
             return cached
     folder = _first_writable(folders)
-    with _alone(folder / f"{stem}.lock", f"reading {root}"):
+    with alone(folder / f"{stem}.lock", f"reading {root}"):
         cached = look(folder)
         if cached is None:
             _build_cache(root, listing, folder, stem, key, img_size)
@@ -399,20 +399,6 @@ def _cached_images(root: Path, listing: Listing, data_dir: Path, img_size: int) 
     if cached is None:
         raise UserError(f"the image cache below {folder} was changed by another process; start again")
     return cached
-
-
-@contextmanager
-def _alone(path: Path, work: str) -> Iterator[None]:
-    """Hold a lock; wait, and say so, while another process has it."""
-    lock = lock_file(path, wait=False)
-    if lock is None:
-        warn(f"another process is {work}; waiting for it")
-        lock = lock_file(path, wait=True)
-    try:
-        yield
-    finally:
-        if lock:
-            lock.close()
 
 
 def _first_writable(folders: Sequence[Path]) -> Path:
@@ -632,7 +618,7 @@ def cifar10(data_dir: Path, img_size: int, skip_unreadable: bool) -> ImageData:
     for name in ("DATA_CIFAR10", "CIFAR10"):
         if (data_dir / name).is_dir():
             return load_folder(data_dir / name, data_dir, img_size, skip_unreadable)
-    with _alone(_first_writable(_cache_folders(data_dir)) / "CIFAR10.lock", "downloading CIFAR-10"):
+    with alone(_first_writable(_cache_folders(data_dir)) / "CIFAR10.lock", "downloading CIFAR-10"):
         if not (data_dir / "CIFAR10").is_dir():
             _download_cifar10(data_dir)
     return load_folder(data_dir / "CIFAR10", data_dir, img_size, skip_unreadable)

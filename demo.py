@@ -6,6 +6,7 @@ import argparse
 import secrets
 import sys
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -15,7 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import data
 import nets
+import utils
 from data import ImageData, Images, Pool, load, summary
 from nets import NETS, Learner, Net, Recipe
 from strategies import ALIASES, STRATEGIES, described, resolve
@@ -26,6 +29,8 @@ from utils import (
     Round,
     RunFolder,
     UserError,
+    alone,
+    config_hash,
     configure,
     confusion_matrix,
     environment,
@@ -33,6 +38,8 @@ from utils import (
     stream,
     to_csv,
     warn,
+    write_atomic,
+    writing,
 )
 
 
@@ -92,7 +99,7 @@ class Experiment:
     """Everything that a run needs to know, resolved and checked."""
 
     config: dict[str, Any]
-    data: ImageData
+    images: ImageData
     strategy: type[Strategy]
     recipe: Recipe
     device: torch.device
@@ -103,9 +110,9 @@ class Experiment:
         """A new network with random weights, or pretrained ones, that knows the pixel statistics."""
         c = self.config
         build = NETS[c["net_name"]].build
-        net = build(len(self.data.classes), c["img_size"], self.recipe.dropout, c["pretrained"])
+        net = build(len(self.images.classes), c["img_size"], self.recipe.dropout, c["pretrained"])
         if not c["pretrained"]:
-            net.set_pixel_stats(self.data.mean, self.data.std)
+            net.set_pixel_stats(self.images.mean, self.images.std)
         return net
 
 
@@ -129,12 +136,12 @@ def experiment(args: argparse.Namespace) -> Experiment:
         raise UserError(f"--dropout 0: {strategy.__name__} needs a network with dropout")
     device = pick_device(args.device)
     configure(device, args.deterministic)
-    data = load(args.dataset_name, args.data_dir, args.img_size, args.skip_unreadable)
-    if data.unreadable:
-        warn(f"{len(data.unreadable)} unreadable images are left out: {', '.join(data.unreadable[:3])} ...")
-    if not data.flip and "flip" not in given:
+    images = load(args.dataset_name, args.data_dir, args.img_size, args.skip_unreadable)
+    if images.unreadable:
+        warn(f"{len(images.unreadable)} unreadable images are left out: {', '.join(images.unreadable[:3])} ...")
+    if not images.flip and "flip" not in given:
         recipe = replace(recipe, flip=False)
-    n = len(data.train_y)
+    n = len(images.train_y)
     if args.n_init_labeled > n:
         raise UserError(f"--n_init_labeled {args.n_init_labeled}: {args.dataset_name} has {n} training images")
     left = n - args.n_init_labeled
@@ -158,9 +165,9 @@ def experiment(args: argparse.Namespace) -> Experiment:
         "pretrained": args.pretrained,
         "deterministic": args.deterministic,
         **asdict(recipe),
-        **summary(data),
+        **summary(images),
     }
-    return Experiment(config, data, strategy, recipe, device, args.n_round, args.results_dir)
+    return Experiment(config, images, strategy, recipe, device, args.n_round, args.results_dir)
 
 
 def header(e: Experiment, folder: Path, n_done: int) -> str:
@@ -196,24 +203,62 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} seconds"
 
 
-def to_queries(data: ImageData, round: int, idxs: np.ndarray[Any, np.dtype[np.int64]]) -> list[Query]:
+def to_queries(images: ImageData, round: int, idxs: np.ndarray[Any, np.dtype[np.int64]]) -> list[Query]:
     """Picks as rows of queries.csv, in the order they were picked in."""
     return [
-        Query(round, rank, int(i), data.train_paths[i], data.classes[data.train_y[i]]) for rank, i in enumerate(idxs)
+        Query(round, rank, int(i), images.train_paths[i], images.classes[images.train_y[i]])
+        for rank, i in enumerate(idxs)
     ]
 
 
 def write_results(e: Experiment, run: RunFolder, learner: Learner, probs: Tensor) -> None:
     """The files that show the last round: predictions, confusion matrix, weights."""
     confidence, predicted = (t.cpu().numpy() for t in probs.max(1))
-    classes = e.data.classes
-    rows = zip(e.data.test_paths, e.data.test_y, predicted, confidence, strict=True)
+    classes = e.images.classes
+    rows = zip(e.images.test_paths, e.images.test_y, predicted, confidence, strict=True)
     predictions = ([i, path, classes[y], classes[p], f"{c:.6f}"] for i, (path, y, p, c) in enumerate(rows))
     run.write("predictions.csv", to_csv(("index", "path", "label", "predicted", "confidence"), predictions))
-    counts = confusion_matrix(predicted, e.data.test_y, len(classes))
+    counts = confusion_matrix(predicted, e.images.test_y, len(classes))
     named = ([name, *row] for name, row in zip(classes, counts, strict=True))
     run.write("confusion_matrix.csv", to_csv(["label\\predicted", *classes], named))
     run.write("model.pt", nets.save(learner, e.config["net_name"], classes, e.config["img_size"]))
+
+
+def trained(e: Experiment, pool: Pool, round: int, tell: Callable[[float], None]) -> tuple[Learner, float]:
+    """A learner for the labels of the pool, and the seconds that its training took.
+
+    Round 0 is the same for all strategies of a seed: it is trained once and kept in `.round0/` of the results.
+    """
+
+    def train() -> tuple[Learner, float]:
+        start = time.perf_counter()
+        learner = nets.train(e.build, pool, e.recipe, e.device, stream(e.config["seed"], "train", round), tell)
+        return learner, time.perf_counter() - start
+
+    if round > 0:
+        return train()
+    path = e.results_dir / ".round0" / f"{round_0_key(e)}.pt"
+    with writing(path):
+        path.parent.mkdir(exist_ok=True)
+    with alone(path.with_suffix(".lock"), "training the same round 0"):
+        if path.exists():
+            try:
+                learner, content = nets.load(path, e.device)
+                return learner, content["train_seconds"]
+            except UserError as damage:
+                warn(f"{damage}; training round 0 anew")
+        learner, seconds = train()
+        c = e.config
+        write_atomic(path, nets.save(learner, c["net_name"], e.images.classes, c["img_size"], train_seconds=seconds))
+        return learner, seconds
+
+
+def round_0_key(e: Experiment) -> str:
+    """Names all that round 0 depends on: the configuration less the strategy, the code, and the machine's numerics."""
+    config = {k: v for k, v in e.config.items() if k not in ("strategy_name", "strategy_args", "n_query")}
+    code = [Path(str(module.__file__)).read_text("utf-8") for module in (nets, data, utils)]
+    numerics = {k: v for k, v in environment(e.device).items() if k not in ("git_commit", "command")}
+    return config_hash({"config": config, "code": code, "numerics": numerics})
 
 
 def one_round(e: Experiment, run: RunFolder, pool: Pool, test: Images, round: int, tell: bool) -> Round:
@@ -226,11 +271,10 @@ def one_round(e: Experiment, run: RunFolder, pool: Pool, test: Images, round: in
         if tell and seconds > 60:
             warn(f"the trainings will take about {duration(seconds)} in all")
 
+    learner, train_seconds = trained(e, pool, round, estimate)
     start = time.perf_counter()
-    learner = nets.train(e.build, pool, e.recipe, e.device, stream(c["seed"], "train", round), estimate)
-    trained = time.perf_counter()
     probs = learner.probs(test)
-    metrics = {name: metric(probs.cpu(), torch.from_numpy(e.data.test_y)) for name, metric in METRICS.items()}
+    metrics = {name: metric(probs.cpu(), torch.from_numpy(e.images.test_y)) for name, metric in METRICS.items()}
     measured = time.perf_counter()
     picks = np.empty(0, np.int64)
     n = min(c["n_query"], len(pool.unlabeled))
@@ -238,12 +282,12 @@ def one_round(e: Experiment, run: RunFolder, pool: Pool, test: Images, round: in
         rng = stream(c["seed"], "query", round)
         picks = e.strategy(pool, learner, rng, **c["strategy_args"]).query(n)
     queried = time.perf_counter()
-    seconds = trained - start, measured - trained, queried - measured if len(picks) else 0.0
-    result = Round(round, n_labeled, metrics, *seconds)
+    query_seconds = queried - measured if len(picks) else 0.0
+    result = Round(round, n_labeled, metrics, train_seconds, measured - start, query_seconds)
     write_results(e, run, learner, probs)
-    new = to_queries(e.data, round + 1, picks)
+    new = to_queries(e.images, round + 1, picks)
     if not run.rounds():
-        new = to_queries(e.data, 0, initial(e)) + new
+        new = to_queries(e.images, 0, initial(e)) + new
     run.commit(result, new)
     pool.label(picks)
     return result
@@ -262,7 +306,7 @@ def replay(e: Experiment, run: RunFolder, pool: Pool) -> int:
     """
     queries = run.queries()
     for q in queries:
-        if not 0 <= q.index < len(e.data.train_paths) or e.data.train_paths[q.index] != q.path:
+        if not 0 <= q.index < len(e.images.train_paths) or e.images.train_paths[q.index] != q.path:
             raise UserError(f"{run.folder}/queries.csv: index {q.index} is not {q.path} in this dataset")
     pool.label(np.array([q.index for q in queries], np.int64) if queries else initial(e))
     n_done = len(run.rounds())
@@ -272,8 +316,8 @@ def replay(e: Experiment, run: RunFolder, pool: Pool) -> int:
 def run_experiment(e: Experiment) -> None:
     """All rounds that are still to do."""
     with closing(RunFolder(e.results_dir, e.config)) as run:
-        pool = Pool(Images(e.data.train_x).to(e.device), e.data.train_y, len(e.data.classes))
-        test = Images(e.data.test_x).to(e.device)
+        pool = Pool(Images(e.images.train_x).to(e.device), e.images.train_y, len(e.images.classes))
+        test = Images(e.images.test_x).to(e.device)
         first = replay(e, run, pool)
         done = run.rounds()
         print(header(e, run.folder, len(done)))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.error import URLError
 
 import numpy as np
@@ -414,7 +414,7 @@ class Learner:
                 except torch.OutOfMemoryError as e:
                     if self.batch_size == 1:
                         raise UserError(
-                            f"the memory of {self.device} does not hold a single image and the network"
+                            f"the memory of {self.device} does not hold one image and the network"
                         ) from e
                     self.batch_size //= 2
                     torch.cuda.empty_cache()
@@ -470,8 +470,8 @@ class Learner:
         return result.transpose(0, 1) if reduce is None else result
 
 
-def save(learner: Learner, net_name: str, classes: list[str], img_size: int) -> bytes:
-    """The content of a model.pt: weights, and what is needed to use them on new images."""
+def save(learner: Learner, net_name: str, classes: list[str], img_size: int, **notes: float) -> bytes:
+    """The content of a model.pt: weights, what is needed to use them on new images, and any notes."""
     content = {
         "state_dict": {k: v.detach().cpu().contiguous() for k, v in learner.net.state_dict().items()},
         "net_name": net_name,
@@ -480,14 +480,15 @@ def save(learner: Learner, net_name: str, classes: list[str], img_size: int) -> 
         "dropout": learner.net.dropout.p,
         "mean": learner.net.mean.tolist(),
         "std": learner.net.std.tolist(),
+        **notes,
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getvalue()
 
 
-def load(path: Path | str, device: torch.device) -> tuple[Learner, list[str]]:
-    """A learner from a model.pt, with the names of its classes.
+def load(path: Path | str, device: torch.device) -> tuple[Learner, dict[str, Any]]:
+    """A learner from a model.pt, and all that was saved with it: classes, img_size and more.
 
     Raises:
         UserError: the file is missing or damaged.
@@ -498,4 +499,4 @@ def load(path: Path | str, device: torch.device) -> tuple[Learner, list[str]]:
         net.load_state_dict(content["state_dict"])
     except (OSError, EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as e:
         raise UserError(f"{path} is no model.pt of DalMax: {' '.join(str(e).split())}") from e
-    return Learner(net.to(device).to(memory_format=torch.channels_last), device), content["classes"]
+    return Learner(net.to(device).to(memory_format=torch.channels_last), device), content

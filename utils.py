@@ -255,6 +255,20 @@ def lock_file(path: Path, wait: bool) -> IO[str] | None:
     return f
 
 
+@contextmanager
+def alone(path: Path, work: str) -> Iterator[None]:
+    """Hold a lock; wait, and say so, while another process has it."""
+    lock = lock_file(path, wait=False)
+    if lock is None:
+        warn(f"another process is {work}; waiting for it")
+        lock = lock_file(path, wait=True)
+    try:
+        yield
+    finally:
+        if lock:
+            lock.close()
+
+
 def git_commit() -> str:
     """Commit of the code that runs, with "+dirty" when files differ from it; "unknown" outside git."""
     try:

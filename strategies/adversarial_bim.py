@@ -22,7 +22,7 @@ class AdversarialBIM(ScoreStrategy):
     Cost: a forward and a backward pass a step, at most bound / step of them, and n_search forward passes.
     """
 
-    step: float = 0.01  # of every normalised pixel
+    step: float = 0.02  # of every normalised pixel
     bound: float = 1.0  # how far a normalised pixel may go
     n_search: int = 8  # bisections of the last step
 
@@ -42,7 +42,7 @@ class AdversarialBIM(ScoreStrategy):
 
 
 def bim_distances(
-    forward: Callable[[Tensor], Tensor], x: Tensor, step: float = 0.01, bound: float = 1.0, n_search: int = 8
+    forward: Callable[[Tensor], Tensor], x: Tensor, step: float = 0.02, bound: float = 1.0, n_search: int = 8
 ) -> Tensor:
     """Length of the perturbation with which the basic iterative method moves each image across the boundary.
 

@@ -47,7 +47,7 @@ def main():
                 kill_at_replace(1 + kills // 2, after=kills % 2 == 1)
             os._exit(demo.main(flags))
         if how == "time" and kills < 8:
-            time.sleep(rng.uniform(0.02, 0.8))
+            time.sleep(0.02 * 50 ** rng.random())  # 0.02 to 1 s, most of them short
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         if os.WIFEXITED(status):

@@ -1,0 +1,53 @@
+"""Every command and every piece of code of the README works."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import small
+
+import demo
+from strategies import STRATEGIES, described
+from utils import stream
+
+ROOT = Path(demo.__file__).parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line for kind, block in BLOCKS if not kind for line in block.splitlines() if line.startswith("python ")]
+SMALL = "--n_round 1 --n_query 4 --n_init_labeled 6 --n_epoch 1 --min_steps 2 --net_name SmallCNN --img_size 16".split()
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python demo.py")])
+def test_demo_command_runs_on_a_small_scale(command, tmp_path):
+    small.image_folder(tmp_path / "DATA" / "CIFAR10")
+    small.image_folder(tmp_path / "DATA" / "DaninhasDataset")
+    where = ["--data_dir", str(tmp_path / "DATA"), "--results_dir", str(tmp_path / "results"), "--device", "cpu"]
+    assert demo.main([*shlex.split(command)[2:], *SMALL, *where]) == 0
+
+
+def test_readme_shows_commands():
+    assert len(COMMANDS) >= 4
+    assert "make demo" in README
+    assert "make test" in README
+
+
+def test_the_example_strategy_works_as_it_stands():
+    (code,) = [block for kind, block in BLOCKS if kind == "python"]
+    names = {}
+    exec(code, names)
+    pool = small.pool()
+    strategy = names["VariationRatio"]
+    picks = strategy(pool, small.learner(pool), stream(0)).query(7)
+    assert len(set(picks.tolist())) == 7
+    assert described(strategy, "Source").startswith("Freeman")
+
+
+def test_readme_lists_every_strategy_flag_and_file():
+    assert all(f"`{name}`" in README for name in STRATEGIES)
+    assert all(f"`--{f.name}`" in README for f in demo.fields(demo.Recipe))
+
+
+def test_files_that_the_readme_links_are_there():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target

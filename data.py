@@ -61,10 +61,32 @@ class Images:
         """Side of the square images in pixels."""
         return self.x.shape[-1]
 
-    def batch(self, start: int, stop: int, device: torch.device) -> Tensor:
-        """Rows start to stop as uint8 on `device`, channels last in memory. Shape (B, 3, H, W)."""
+    def batch(self, start: int, stop: int, device: torch.device, pin: bool = False) -> Tensor:
+        """Rows start to stop as uint8 on `device`, channels last in memory. Shape (B, 3, H, W).
+
+        Args:
+            start: the first row.
+            stop: one after the last row.
+            device: where the batch is wanted.
+            pin: gather into memory from which a GPU copies while it computes.
+        """
         idxs = torch.from_numpy(self.idxs[start:stop]).to(self.x.device)
-        return self.x.permute(0, 2, 3, 1)[idxs].to(device, non_blocking=True).permute(0, 3, 1, 2)
+        rows = self.x.permute(0, 2, 3, 1)[idxs]
+        return (rows.pin_memory() if pin else rows).to(device, non_blocking=pin).permute(0, 3, 1, 2)
+
+    def batches(self, start: int, size: int, device: torch.device) -> Iterator[Tensor]:
+        """Batches of `size` images from row `start` on; the next is gathered while the last is computed with."""
+        spans = [(i, min(i + size, len(self))) for i in range(start, len(self), size)]
+        if not spans or device.type in ("cpu", self.x.device.type):
+            yield from (self.batch(*span, device) for span in spans)
+            return
+        pin = device.type == "cuda"
+        with ThreadPoolExecutor(1) as thread:
+            coming = thread.submit(self.batch, *spans[0], device, pin)
+            for span in spans[1:]:
+                ready, coming = coming.result(), thread.submit(self.batch, *span, device, pin)
+                yield ready
+            yield coming.result()
 
     def to(self, device: torch.device) -> Images:
         """The same images with their array on `device` where it fits in half of the free memory, else unchanged."""

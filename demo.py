@@ -116,8 +116,12 @@ class Experiment:
         return net
 
 
-def experiment(args: argparse.Namespace) -> Experiment:
+def experiment(args: argparse.Namespace, load: Callable[..., ImageData] = load) -> Experiment:
     """Check the flags, cheap checks first, and load the data.
+
+    Args:
+        args: what `parser` returns, with a seed.
+        load: stands in for `data.load`, as where one process checks many experiments on the same data.
 
     Raises:
         UserError: a flag's value is not allowed, or the data cannot be read.

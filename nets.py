@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from data import Images, Pool
-from utils import UserError
+from utils import UserError, warn
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what torchvision's weights were trained on
+EAGER_STEPS = 3  # before a step is recorded, so that every library has set itself up
 SMALL_IMAGE = 64  # pixels; up to here ResNets keep their full resolution in the stem
 
 
@@ -189,6 +190,8 @@ class Recipe:
         flip: mirror half of the images in training. Off by itself where it would change the class (Digits).
         translate: shift training images by up to this share of their side in both directions.
         dropout: probability before the head.
+        cuda_graph: on CUDA, record a step once and replay it; the same results within rounding, faster.
+        compile: compile the network with torch.compile, which takes a minute at first.
         bf16: compute in bfloat16 in training where the device does so fast: CUDA, CPUs with AVX512-BF16 or AMX.
     """
 
@@ -204,6 +207,8 @@ class Recipe:
     flip: bool = True
     translate: float = 0.125
     dropout: float = 0.5
+    cuda_graph: bool = True
+    compile: bool = False
     bf16: bool = True
 
     def check(self) -> None:
@@ -371,36 +376,103 @@ def _fit(
     labeled = pool.labeled
     x = pool.images[labeled].batch(0, len(labeled), device).permute(0, 2, 3, 1)
     y = torch.from_numpy(pool.labels[labeled]).to(device)
-    steps = [torch.from_numpy(draws).to(device) for draws in (order, flips, shifts)]
-    optimizer = torch.optim.SGD(
-        net.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov
-    )
-    bf16 = recipe.bf16 and has_fast_bf16(device)
     n_steps, n_epoch_steps = len(order), math.ceil(len(labeled) / recipe.batch_size)
-    net.train()
+    step = _step(net, x, y, recipe, order, flips, shifts)
     loss = math.nan
     start = 0.0
-    for step in tqdm(range(n_steps), desc=f"training on {len(labeled)}", unit="step", leave=False, disable=None):
-        idxs, flip, shift = (draws[step] for draws in steps)
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.lr * SCHEDULES[recipe.schedule](step, n_steps)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            logits = net(net.normalize(augmented(x, idxs, flip, shift)))
-        step_loss = F.cross_entropy(logits.float(), y[idxs])
+    net.train()
+    with _side_stream(device):
+        for i in tqdm(range(n_steps), desc=f"training on {len(labeled)}", unit="step", leave=False, disable=None):
+            if i == EAGER_STEPS and recipe.cuda_graph and device.type == "cuda":
+                step = _captured(step)
+            step_loss = step()
+            if (i + 1) % n_epoch_steps == 0 or i + 1 == n_steps:
+                loss = step_loss.item()
+                if not math.isfinite(loss):
+                    break
+            if i == EAGER_STEPS:
+                start = time.perf_counter()  # the first steps also set things up
+            if i == max(n_epoch_steps, 20) + EAGER_STEPS:
+                on_first_epoch((time.perf_counter() - start) / (i - EAGER_STEPS))
+    return loss
+
+
+def _step(
+    net: Net,
+    x: Tensor,
+    y: Tensor,
+    recipe: Recipe,
+    order: NDArray[np.int64],
+    flips: NDArray[np.bool_],
+    shifts: NDArray[np.int64],
+) -> Callable[[], Tensor]:
+    """One training step as a function of nothing: all it reads, the step's number too, lies on the device.
+
+    So that one recording of it can be replayed for every step. Each call returns its loss.
+    """
+    device = x.device
+    n_steps = len(order)
+    rates = [recipe.lr * SCHEDULES[recipe.schedule](i, n_steps) for i in range(n_steps)]
+    draws = [torch.from_numpy(d).to(device) for d in (order, flips, shifts)]
+    rate = torch.tensor(recipe.lr, device=device)
+    schedule = torch.tensor(rates, device=device)
+    at = torch.zeros(1, dtype=torch.int64, device=device)
+    optimizer = torch.optim.SGD(
+        net.parameters(), rate, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov, fused=True
+    )
+    bf16 = recipe.bf16 and has_fast_bf16(device)
+    forward = torch.compile(net) if recipe.compile else net
+
+    def step() -> Tensor:
+        idxs, flip, shift = (d.index_select(0, at)[0] for d in draws)
+        rate.copy_(schedule.index_select(0, at)[0])
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
+            logits = forward(net.normalize(augmented(x, idxs, flip, shift)))
+        loss = F.cross_entropy(logits.float(), y[idxs])
         optimizer.zero_grad(set_to_none=True)
-        step_loss.backward()
+        loss.backward()
         if recipe.clip:
             nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)
         optimizer.step()
-        if (step + 1) % n_epoch_steps == 0 or step + 1 == n_steps:
-            loss = step_loss.item()
-            if not math.isfinite(loss):
-                break
-        if step == 0:
-            start = time.perf_counter()  # the first step also sets things up
-        if step == max(n_epoch_steps, 20):
-            on_first_epoch((time.perf_counter() - start) / step)
-    return loss
+        at.add_(1)
+        return loss.detach()
+
+    return step
+
+
+@contextmanager
+def _side_stream(device: torch.device) -> Iterator[None]:
+    """On CUDA, a stream that may be recorded; the default one may not."""
+    if device.type != "cuda":
+        yield
+        return
+    side, main = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    side.wait_stream(main)
+    with torch.cuda.stream(side):
+        yield
+    main.wait_stream(side)
+
+
+def _captured(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """The same step as one CUDA graph, launched at once instead of kernel by kernel.
+
+    Source: "CUDA graphs", PyTorch documentation. Recording runs nothing, so a failure leaves the training as it was.
+    """
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+            loss = step()
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as e:
+        warn(f"this step cannot be a CUDA graph ({str(e).splitlines()[0]}); training goes on without, slower")
+        return step
+
+    def replay() -> Tensor:
+        graph.replay()
+        return loss
+
+    return replay
 
 
 # After training
@@ -445,9 +517,11 @@ class Learner:
         start = 0
         with tqdm(total=len(images), unit="image", leave=False, delay=2, disable=None) as bar:
             while start < len(images):
-                stop = min(start + self.batch_size, len(images))
                 try:
-                    results.append(f(self.net.normalize(images.batch(start, stop, self.device))))
+                    for batch in images.batches(start, self.batch_size, self.device):
+                        results.append(f(self.net.normalize(batch)))
+                        start += len(batch)
+                        bar.update(len(batch))
                 except torch.OutOfMemoryError as e:
                     if self.batch_size == 1:
                         raise UserError(
@@ -455,9 +529,6 @@ class Learner:
                         ) from e
                     self.batch_size //= 2
                     torch.cuda.empty_cache()
-                    continue
-                bar.update(stop - start)
-                start = stop
         return torch.cat(results)
 
     def probs(self, images: Images | Tensor) -> Tensor:

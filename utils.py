@@ -60,7 +60,7 @@ def pick_device(name: str) -> torch.device:
         UserError: no such device here.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -75,6 +75,7 @@ def pick_device(name: str) -> torch.device:
             raise UserError(f"--device {name}: torch {torch.__version__} sees no CUDA device here; use --device cpu")
         if (device.index or 0) >= n:
             raise UserError(f"--device {name}: there are {n} CUDA devices, cuda:0 to cuda:{n - 1}")
+        return torch.device("cuda", device.index or 0)
     return device
 
 
@@ -86,6 +87,7 @@ def configure(device: torch.device, deterministic: bool) -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     if device.type == "cuda":
+        torch.cuda.set_device(device)
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = not deterministic
         torch.use_deterministic_algorithms(deterministic)
@@ -391,6 +393,12 @@ def config_hash(config: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
 
 
+def run_path(root: Path, config: dict[str, Any]) -> Path:
+    """The folder of a run; it is named after its whole configuration."""
+    name = f"seed{config['seed']}-{config_hash(config)}"
+    return Path(root) / config["dataset_name"] / config["strategy_name"] / name
+
+
 class RunFolder:
     """The files of one run, `root/<dataset>/<strategy>/seed<seed>-<hash8>/`, held by this process alone.
 
@@ -407,9 +415,8 @@ class RunFolder:
     """
 
     def __init__(self, root: Path, config: dict[str, Any]) -> None:
-        name = f"seed{config['seed']}-{config_hash(config)}"
         self.config = config
-        self.folder = Path(root) / config["dataset_name"] / config["strategy_name"] / name
+        self.folder = run_path(root, config)
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = lock_file(self.folder / ".lock", wait=False)

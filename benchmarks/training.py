@@ -163,7 +163,8 @@ def main() -> None:
     size = f"SmallCNN, 1,000 labels, {deepal.n_epoch} epochs of 64"
     for name, (cpu, wall) in training.items():
         ratio = f"{training['per image'][0] / cpu:.2f}"
-        rows.append([f"training, {name}", size, f"{cpu:.2f}", f"{wall:.2f}", ratio, f"{accuracy(learners[name], data):.4f}"])
+        reached = f"{accuracy(learners[name], data):.4f}"
+        rows.append([f"training, {name}", size, f"{cpu:.2f}", f"{wall:.2f}", ratio, reached])
     for name, (cpu, wall) in scoring.items():
         ratio = f"{scoring['per image'][0] / cpu:.2f}"
         rows.append([f"scoring, {name}", f"{n_score:,} images", f"{cpu:.2f}", f"{wall:.2f}", ratio, ""])

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from strategies.base import Idxs, Strategy
 from strategies.d2_sampling import Rows, sample_d2
-from strategies.distances import rounding, sq_norms
+from strategies.distances import NOT_FINITE, rounding, sq_norms
+from utils import UserError
 
 
 @dataclass
@@ -53,6 +54,8 @@ def badge(probs: Tensor, h: Tensor, n: int, rng: np.random.Generator) -> Idxs:
     a = -probs
     a[torch.arange(len(a), device=a.device), probs.argmax(1)] += 1
     g_sq = sq_norms(a) * sq_norms(h)
+    if not g_sq.isfinite().all():
+        raise UserError(NOT_FINITE)
     low = g_sq * (1 - rounding(a.shape[1]) - rounding(h.shape[1]))  # rounded down, so that equal gradients have 0
 
     def distances(rows: Rows, picks: Tensor) -> Tensor:

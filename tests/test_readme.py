@@ -15,7 +15,10 @@ ROOT = Path(demo.__file__).parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line for kind, block in BLOCKS if not kind for line in block.splitlines() if line.startswith("python ")]
-SMALL = "--n_round 1 --n_query 4 --n_init_labeled 6 --n_epoch 1 --min_steps 2 --net_name SmallCNN --img_size 16".split()
+SMALL = [
+    "--n_round", "1", "--n_query", "4", "--n_init_labeled", "6", "--n_epoch", "1", "--min_steps", "2",
+    "--net_name", "SmallCNN", "--img_size", "16",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python demo.py")])
@@ -27,7 +30,7 @@ def test_demo_command_runs_on_a_small_scale(command, tmp_path):
 
 
 def test_readme_shows_commands():
-    assert len(COMMANDS) >= 4
+    assert len(COMMANDS) >= 3
     assert "make demo" in README
     assert "make test" in README
 

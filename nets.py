@@ -491,7 +491,7 @@ class Learner:
         self.net = net.eval().requires_grad_(False)
         self.net.zero_grad(set_to_none=True)
         self.device = device
-        self.batch_size = batch_size or (1024 if device.type == "cuda" else 256)
+        self.batch_size = batch_size or (1024 if device.type == "cuda" else 128)
 
     @property
     def has_dropout(self) -> bool:

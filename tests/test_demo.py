@@ -327,7 +327,7 @@ def test_ctrl_c_is_one_line_and_the_run_resumes(run, tmp_path):
         ({"dataset_name": "../Beasts"}, "a folder in"),
         ({"dataset_name": "DaninhasDataset"}, "DaninhasDataset is missing"),
         ({"data_dir": "/nonsense"}, "a folder in /nonsense: no such folder"),
-        ({"net_name": "Nonsense"}, "must be one of SmallCNN, ResNet18"),
+        ({"net_name": "Nonsense"}, "must be one of SmallCNN, ResNet9"),
         ({"pretrained": True}, "no pretrained weights for SmallCNN"),
         ({"n_init_labeled": 0}, "--n_init_labeled 0: must be 1 or more"),
         ({"n_init_labeled": -3}, "--n_init_labeled -3"),

@@ -361,3 +361,39 @@ def test_cuda_predicts_as_the_cpu_does(pool, learner):
     torch.testing.assert_close(on_gpu.probs(images).cpu(), learner.probs(pool.images), atol=1e-4, rtol=1e-3)
     trained = train(small.build(), pool, small.RECIPE, device, stream(0, "train"))
     assert torch.isfinite(trained.probs(images)).all()
+
+
+def test_batches_for_another_device_are_gathered_ahead_and_in_order(pool, monkeypatch):
+    images = pool.images[np.arange(50)[::-1]]
+    spans = []
+    real = Images.batch
+
+    def recording(self, start, stop, device, pin=False):
+        spans.append((start, stop))
+        return real(self, start, stop, CPU)  # as if the other device were this one
+
+    monkeypatch.setattr(Images, "batch", recording)
+    coming = images.batches(5, 10, torch.device("meta"))
+    first = next(coming)
+    rest = list(coming)
+    assert spans == [(5, 15), (15, 25), (25, 35), (35, 45), (45, 50)]
+    assert torch.equal(torch.cat([first, *rest]), pool.images.x[torch.arange(44, -1, -1)])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_training_recorded_as_a_graph_is_the_eager_one_within_rounding(pool):
+    device = torch.device("cuda", 0)
+    recipe = replace(small.RECIPE, min_steps=20, bf16=False, dropout=0.0)
+    graph, eager = (
+        train(small.build(), pool, replace(recipe, cuda_graph=on), device, stream(0, "train")) for on in (True, False)
+    )
+    torch.testing.assert_close(graph.probs(pool.images), eager.probs(pool.images), atol=1e-3, rtol=1e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_images_streamed_to_the_gpu_give_what_images_on_it_give(pool, learner):
+    device = torch.device("cuda", 0)
+    on_gpu = Learner(copy.deepcopy(learner.net).to(device), device, batch_size=7)
+    torch.testing.assert_close(on_gpu.probs(pool.images), on_gpu.probs(pool.images.to(device)))

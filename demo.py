@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import secrets
 import sys
 import time
@@ -309,9 +310,11 @@ def replay(e: Experiment, run: RunFolder, pool: Pool) -> int:
     That is the last committed one if no query followed it: a finished run is being continued.
     """
     queries = run.queries()
+    paths, classes, targets = e.images.train_paths, e.images.classes, e.images.train_y
     for q in queries:
-        if not 0 <= q.index < len(e.images.train_paths) or e.images.train_paths[q.index] != q.path:
-            raise UserError(f"{run.folder}/queries.csv: index {q.index} is not {q.path} in this dataset")
+        known = 0 <= q.index < len(paths)
+        if not known or (paths[q.index], classes[targets[q.index]]) != (q.path, q.label):
+            raise UserError(f"{run.folder}/queries.csv: index {q.index} is not {q.path} of {q.label} in this dataset")
     pool.label(np.array([q.index for q in queries], np.int64) if queries else initial(e))
     n_done = len(run.rounds())
     return n_done - 1 if n_done and queries[-1].round < n_done else n_done
@@ -342,6 +345,8 @@ def run_experiment(e: Experiment) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script. Returns its exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold what a terminal cannot show
     args = parser().parse_args(argv)
     if args.list_strategies:
         print(list_strategies())

@@ -413,6 +413,15 @@ def test_changed_configuration_in_the_folder_is_refused(run, capsys):
     assert (folder / "rounds.csv").read_bytes() == before
 
 
+@pytest.mark.parametrize(("old", "new"), [(",cow\n", ",bee\n"), ("train/", "test/")])
+def test_picks_that_are_not_in_the_dataset_are_refused(run, capsys, old, new):
+    _, folder = run()
+    text = (folder / "queries.csv").read_text()
+    (folder / "queries.csv").write_text(text.replace(old, new))
+    assert run(n_round=4)[0] == 2
+    assert "in this dataset" in capsys.readouterr().err
+
+
 def test_every_recipe_field_is_a_flag():
     help_text = demo.parser().format_help()
     assert all(f"--{f.name}" in help_text for f in fields(nets.Recipe))

@@ -3,7 +3,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-DEMO := --dataset_name Digits --net_name SmallCNN --n_init_labeled 50 --n_query 50 --n_round 5 --seed 1
+DEMO := --dataset_name Digits --img_size 8 --net_name SmallCNN --n_init_labeled 50 --n_query 50 --n_round 10 --seed 1
 
 .PHONY: demo test format bench clean
 

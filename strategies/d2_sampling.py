@@ -48,7 +48,9 @@ def sample_d2(
     mass = np.full(n_rows, np.inf, np.float32)  # D² as of the last pass
     while len(picks) < n:
         centers = torch.tensor(fresh, device=device)
-        nearest = torch.cat([distances(rows, centers).amin(1) for rows in row_blocks(n_rows, len(fresh))])
+        nearest = torch.empty(n_rows, device=device)
+        for rows in row_blocks(n_rows, len(fresh)):
+            nearest[rows] = distances(rows, centers).amin(1)
         mass = np.minimum(mass, nearest.cpu().numpy())
         mass[fresh] = 0
         cumulative = np.cumsum(mass, dtype=np.float64)

@@ -122,8 +122,10 @@ def _upper_bounds(x: Tensor, x_sq: Tensor, centers: Tensor) -> Floats:
     """No less than the squared distance of each row to its nearest center, whatever float32 did. Shape (U,)."""
     up = 1 + rounding(x.shape[1])
     c_sq = sq_norms(centers) * up
-    blocks = [torch.addmm(c_sq, x[rows], centers.T, alpha=-2).amin(1) for rows in row_blocks(len(x), len(centers))]
-    return torch.cat(blocks).add_(x_sq, alpha=up).cpu().numpy().astype(np.float64)
+    upper = x_sq * up
+    for rows in row_blocks(len(x), len(centers)):
+        upper[rows] += torch.addmm(c_sq, x[rows], centers.T, alpha=-2).amin(1)
+    return upper.cpu().numpy().astype(np.float64)
 
 
 def _exact_nearest(x: Tensor, centers: Tensor, mean: Tensor) -> Floats:

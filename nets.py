@@ -524,9 +524,7 @@ class Learner:
                         bar.update(len(batch))
                 except torch.OutOfMemoryError as e:
                     if self.batch_size == 1:
-                        raise UserError(
-                            f"the memory of {self.device} does not hold one image and the network"
-                        ) from e
+                        raise UserError(f"the memory of {self.device} does not hold one image and the network") from e
                     self.batch_size //= 2
                     torch.cuda.empty_cache()
         return torch.cat(results)

@@ -64,3 +64,8 @@ def test_scores_ignore_the_order_of_classes_and_stay_in_range(seed, n_classes):
     assert (scores.margin(p) <= 0).all()
     assert (scores.mutual_information(p) >= 0).all()
     assert (scores.mutual_information(p) <= math.log(3) + 1e-9).all()
+
+
+def test_agreeing_networks_never_have_negative_disagreement():
+    p = random_probs(7, 2000, 10).float()
+    assert (scores.mutual_information(p.expand(50, -1, -1)) >= 0).all()

@@ -4,10 +4,14 @@ import re
 import shlex
 from pathlib import Path
 
+import fake_results
 import pytest
 import small
 
+import compare
 import demo
+import plot
+import sweep
 from strategies import STRATEGIES, described
 from utils import stream
 
@@ -27,6 +31,29 @@ def test_demo_command_runs_on_a_small_scale(command, tmp_path):
     small.image_folder(tmp_path / "DATA" / "DaninhasDataset")
     where = ["--data_dir", str(tmp_path / "DATA"), "--results_dir", str(tmp_path / "results"), "--device", "cpu"]
     assert demo.main([*shlex.split(command)[2:], *SMALL, *where]) == 0
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python sweep.py")])
+def test_sweep_command_is_understood(command, tmp_path, capsys):
+    small.image_folder(tmp_path / "DATA" / "CIFAR10")
+    where = ["--data_dir", str(tmp_path / "DATA"), "--results_dir", str(tmp_path / "results"), "--dry_run"]
+    sizes = [] if "Digits" in command else ["--n_init_labeled", "6", "--n_query", "4"]
+    assert sweep.main([*shlex.split(command)[2:], *sizes, *where]) == 0
+    assert capsys.readouterr().out.count("demo.py") == 5 * len(STRATEGIES)
+
+
+@pytest.mark.parametrize("script", [plot, compare])
+def test_plot_and_compare_commands_run(script, tmp_path):
+    name = script.__name__
+    fake_results.write_run(tmp_path / "results", "RandomSampling", 1, [0.5, 0.6])
+    commands = [c for c in COMMANDS if c.startswith(f"python {name}.py")]
+    assert commands
+    for command in commands:
+        words = shlex.split(command)[2:]
+        out = ["--out", str(tmp_path / "out")]
+        assert (
+            script.main([str(tmp_path / "results"), *[w for w in words[1:] if w not in ("--out", "report")], *out]) == 0
+        )
 
 
 def test_readme_shows_commands():

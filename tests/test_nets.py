@@ -263,9 +263,11 @@ def test_probs_are_the_networks_softmax_in_evaluation_mode(pool):
     assert all(torch.equal(before[k], v) for k, v in resnet.net.state_dict().items())
 
 
-def test_dropout_probs_equal_one_masked_pass_after_the_other(pool, learner):
+@pytest.mark.parametrize("dropout", [0.5, 0.2])
+def test_dropout_probs_equal_one_masked_pass_after_the_other(pool, dropout):
+    learner = small.learner(pool, dropout=dropout)
     got = learner.dropout_probs(pool.images, 5, stream(3))
-    masks = stream(3).random((5, 50)) >= 0.5
+    masks = stream(3).random((5, 50)) >= dropout  # kept with probability 1 - dropout
     assert got.shape == (5, 60, 4)
     head = learner.net.head
     for k in range(5):

@@ -8,8 +8,8 @@ DEMO := --dataset_name Digits --img_size 8 --net_name SmallCNN --n_init_labeled 
 .PHONY: demo test format bench clean
 
 demo: .venv/installed
-	$(PY) demo.py $(DEMO) --strategy_name RandomSampling
-	$(PY) demo.py $(DEMO) --strategy_name MarginSampling
+	OMP_NUM_THREADS=1 $(PY) demo.py $(DEMO) --strategy_name RandomSampling
+	OMP_NUM_THREADS=1 $(PY) demo.py $(DEMO) --strategy_name MarginSampling
 	$(PY) plot.py results/Digits
 
 test: .venv/installed-dev

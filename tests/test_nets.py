@@ -399,3 +399,25 @@ def test_images_streamed_to_the_gpu_give_what_images_on_it_give(pool, learner):
     device = torch.device("cuda", 0)
     on_gpu = Learner(copy.deepcopy(learner.net).to(device), device, batch_size=7)
     torch.testing.assert_close(on_gpu.probs(pool.images), on_gpu.probs(pool.images.to(device)))
+
+
+def test_every_step_takes_its_learning_rate_from_the_schedule(pool, monkeypatch):
+    monkeypatch.setitem(nets.SCHEDULES, "constant", lambda step, n_steps: 0.0)
+    still = [weights(small.learner(pool, schedule="constant", min_steps=n)) for n in (2, 9)]
+    assert torch.equal(*still)
+    monkeypatch.setitem(nets.SCHEDULES, "constant", lambda step, n_steps: float(step == n_steps - 1))
+    assert not torch.equal(weights(small.learner(pool, schedule="constant", min_steps=9)), still[0])
+
+
+def test_out_of_memory_half_way_keeps_what_is_done(pool, learner):
+    calls = []
+
+    def once_hungry(x):
+        calls.append(len(x))
+        if len(calls) == 3:
+            raise torch.OutOfMemoryError
+        return learner.net(x)
+
+    other = Learner(learner.net, CPU, 16)
+    torch.testing.assert_close(other.map(once_hungry, pool.images), learner.map(learner.net, pool.images))
+    assert calls == [16, 16, 16, 8, 8, 8, 4]

@@ -327,7 +327,7 @@ def run_experiment(e: Experiment) -> None:
         test = Images(e.images.test_x).to(e.device)
         first = replay(e, run, pool)
         done = run.rounds()
-        print(header(e, run.folder, len(done)))
+        print(header(e, run.folder, len(done)), flush=True)
         for r in done:
             print(line(r), flush=True)
         if done and (done[-1].round >= e.n_round or done[-1].n_labeled == e.config["n_train"]):

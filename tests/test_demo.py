@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -303,7 +304,9 @@ def test_ctrl_c_is_one_line_and_the_run_resumes(run, tmp_path):
     run("probe", n_round=0)
     words = [w.replace(str(tmp_path / "probe"), str(tmp_path / "results")) for w in run.words]
     slow = [sys.executable, ROOT / "demo.py", *words, "--min_steps", "1000000"]
-    with subprocess.Popen(slow, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as first:
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # shells start background jobs deaf to Ctrl-C
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(slow, **pipes, preexec_fn=heard) as first:
         for line in first.stdout:
             if line.startswith("round"):
                 break

@@ -3,7 +3,20 @@
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
+import small
+
 torch.set_num_threads(1)  # small tensors: threads only wait for each other
+
+
+@pytest.fixture(scope="module")
+def pool():
+    return small.pool()
+
+
+@pytest.fixture(scope="module")
+def learner(pool):
+    return small.learner(pool)

@@ -234,6 +234,20 @@ def test_strategies_of_one_seed_train_round_0_once_and_get_the_same_run(run, tmp
     same_run(alone, together)
 
 
+def test_scoring_in_bf16_changes_the_query_and_not_the_metrics(run, tmp_path, monkeypatch):
+    seen = []
+    probs = nets.Learner.probs
+    monkeypatch.setattr(nets.Learner, "probs", lambda self, x: seen.append((self.bf16, len(x))) or probs(self, x))
+    _, exact = run(n_round=1)
+    assert [rough for rough, _ in seen] == [False] * 3
+    seen.clear()
+    _, rough = run("rough", n_round=1, score_bf16=True)
+    n_test, n_unlabeled = 18, 30
+    assert seen == [(False, n_test), (True, n_unlabeled), (False, n_test)]
+    assert without_seconds(rough)[0] == without_seconds(exact)[0]
+    assert [json.loads((p / "config.json").read_text())["score_bf16"] for p in (exact, rough)] == [False, True]
+
+
 def test_a_damaged_shared_round_0_is_trained_anew(run, tmp_path, monkeypatch):
     _, whole = run(n_round=1)
     (shared,) = (tmp_path / "results" / ".round0").glob("*.pt")

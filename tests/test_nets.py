@@ -17,16 +17,6 @@ from nets import NETS, Learner, Recipe, augmented, batch_order, one_cycle, train
 from utils import UserError, stream
 
 
-@pytest.fixture(scope="module")
-def pool():
-    return small.pool()
-
-
-@pytest.fixture(scope="module")
-def learner(pool):
-    return small.learner(pool)
-
-
 def weights(learner):
     return torch.cat([v.flatten().double() for v in learner.net.state_dict().values()])
 
@@ -261,6 +251,21 @@ def test_probs_are_the_networks_softmax_in_evaluation_mode(pool):
     torch.testing.assert_close(resnet.net.head(resnet.embeddings(pool.images)), logits)
     assert probs.dtype == torch.float32
     assert all(torch.equal(before[k], v) for k, v in resnet.net.state_dict().items())
+
+
+def test_bf16_embeds_in_bfloat16_on_request_alone(pool, learner, monkeypatch):
+    monkeypatch.setattr(nets, "has_fast_bf16", lambda device: True)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = learner.net.embed(learner.net.normalize(pool.images.x)).float()
+    rough = Learner(learner.net, CPU, bf16=True)
+    torch.testing.assert_close(rough.embeddings(pool.images), expected)
+    torch.testing.assert_close(rough.probs(pool.images), learner.net.head(expected).softmax(1))
+    assert rough.embeddings(pool.images).dtype == torch.float32
+    exact = learner.net.embed(learner.net.normalize(pool.images.x))
+    torch.testing.assert_close(learner.embeddings(pool.images), exact, rtol=1e-5, atol=1e-6)
+    assert (expected - exact).abs().max() > 1e-4
+    monkeypatch.setattr(nets, "has_fast_bf16", lambda device: False)
+    torch.testing.assert_close(rough.embeddings(pool.images), exact, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("dropout", [0.5, 0.2])

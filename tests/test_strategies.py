@@ -23,16 +23,6 @@ ALL = pytest.mark.parametrize("name", STRATEGIES)
 
 
 @pytest.fixture(scope="module")
-def pool():
-    return small.pool()
-
-
-@pytest.fixture(scope="module")
-def learner(pool):
-    return small.learner(pool)
-
-
-@pytest.fixture(scope="module")
 def resnet(pool):
     return small.learner(pool, "ResNet18", min_steps=2)
 
@@ -145,6 +135,25 @@ def test_query_does_not_depend_on_the_batch_size(name, pool, learner):
     first = ask(name, pool, learner, 9)
     tiny = type(learner)(learner.net, learner.device, batch_size=7)
     np.testing.assert_array_equal(ask(name, pool, tiny, 9), first)
+
+
+EMBEDDED = {"RandomSampling": 0, "KCenterGreedy": 60, "AdversarialMargin": None, "AdversarialBIM": None}
+
+
+@ALL
+def test_query_passes_over_the_pool_once_and_without_gradients(name, pool, learner, monkeypatch):
+    """48 images are unlabeled, 60 there are in all; what the two adversarial kernels count is in test_deepfool.py."""
+    gathered, embedded, gradients = [], [], []
+    batch, embed, grad = Images.batch, learner.net.embed, torch.autograd.grad
+    monkeypatch.setattr(Images, "batch", lambda *a, **k: gathered.append(a[2] - a[1]) or batch(*a, **k))
+    monkeypatch.setattr(learner.net, "embed", lambda x: embedded.append(len(x)) or embed(x))
+    monkeypatch.setattr(torch.autograd, "grad", lambda *a, **k: gradients.append(1) or grad(*a, **k))
+    ask(name, pool, learner, 9)
+    expected = EMBEDDED.get(name, 48)
+    assert sum(gathered) == (48 if expected is None else expected)
+    if expected is not None:
+        assert sum(embedded) == expected
+        assert not gradients
 
 
 @pytest.mark.parametrize("name", [n for n, s in STRATEGIES.items() if s.needs_dropout])

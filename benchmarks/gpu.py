@@ -9,14 +9,15 @@ What it prints is what the README quotes; keep it beside this file with the mach
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import datetime
+import io
 import platform
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,16 +25,19 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from measuring import header, peak_memory, row
+
 import demo
 import nets
 from data import Images, Pool
 from strategies import STRATEGIES, resolve
 from utils import stream
 
+SECONDS = ("train_seconds", "eval_seconds", "query_seconds")
 FLOPS = {"ResNet18": 3.33e9, "ResNet9": 0.57e9}  # forward and backward, a 32 x 32 image; 2 a multiply-add
 
 
-@contextmanager
+@contextlib.contextmanager
 def stopwatch(device: torch.device) -> Iterator[list[float]]:
     """Seconds of a block, device work included; the list gets them at its end."""
     seconds: list[float] = []
@@ -50,10 +54,10 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def peak_gigabytes(device: torch.device) -> float:
-    """Most device memory held since the last call."""
-    if device.type != "cuda":
-        return 0.0
+def peak_gigabytes() -> float:
+    """Most device memory held since the last call; without a device, the process's."""
+    if not torch.cuda.is_available():
+        return peak_memory()
     peak = torch.cuda.max_memory_allocated() / 1e9
     torch.cuda.reset_peak_memory_stats()
     return peak
@@ -70,42 +74,46 @@ def bf16_rate(device: torch.device, size: int) -> float:
     return 10 * 2 * size**3 / seconds[0]
 
 
-def experiments(args: argparse.Namespace, flags: list[str], net_names: list[str]) -> None:
-    """The default command with each network and strategy: seconds a round, and accuracy at the ends."""
-    for net_name in net_names:
-        for strategy in ("RandomSampling", "MarginSampling"):
-            with tempfile.TemporaryDirectory() as results:
-                run = [*flags, "--net_name", net_name, "--strategy_name", strategy, "--seed", "1"]
-                start = time.perf_counter()
+def experiments(args: argparse.Namespace, flags: list[str], runs: list[tuple[str, str]]) -> None:
+    """The default command with some networks and strategies: seconds of all rounds, and accuracy at the ends."""
+    for net_name, strategy in runs:
+        with tempfile.TemporaryDirectory() as results:
+            run = [*flags, "--net_name", net_name, "--strategy_name", strategy, "--seed", "1"]
+            start = time.perf_counter()
+            with contextlib.redirect_stdout(io.StringIO()):
                 code = demo.main([*run, "--results_dir", results, "--data_dir", str(args.data_dir)])
-                seconds = time.perf_counter() - start
-                if code:
-                    sys.exit(code)
-                (path,) = Path(results).rglob("rounds.csv")
-                with open(path, newline="") as f:
-                    rows = list(csv.DictReader(f))
-            ends = ", ".join(f"{100 * float(r['accuracy']):.2f} % at {r['n_labeled']}" for r in (rows[0], rows[-1]))
-            print(f"== {net_name} {strategy}: {seconds:.1f} s for {len(rows)} trainings; {ends}", flush=True)
+            seconds = time.perf_counter() - start
+            if code:
+                sys.exit(code)
+            (path,) = Path(results).rglob("rounds.csv")
+            with open(path, newline="") as f:
+                rows = list(csv.DictReader(f))
+        ends = ", ".join(f"{100 * float(r['accuracy']):.2f} % at {r['n_labeled']}" for r in (rows[0], rows[-1]))
+        parts = ", ".join(f"{sum(float(r[p]) for r in rows):.1f} s {p.removesuffix('_seconds')}" for p in SECONDS)
+        case = f"demo.py, {net_name}, {strategy}"
+        row(case, f"{len(rows)} trainings", seconds, None, peak_gigabytes(), f"{ends}; {parts}")
 
 
 def engine(e: demo.Experiment, pool: Pool, ceiling: float) -> nets.Learner:
     """The same training as a CUDA graph and step by step: seconds, share of the bf16 rate, agreement."""
     test = Images(e.images.test_x).to(e.device)
-    n_images = e.recipe.n_steps(len(pool.labeled)) * e.recipe.batch_size
-    probs = {}
-    for name, recipe in (("graph", e.recipe), ("eager", replace(e.recipe, cuda_graph=False))):
-        with stopwatch(e.device) as seconds:
-            learner = nets.train(e.build, pool, recipe, e.device, stream(1, "train", 0))
-        probs[name] = learner.probs(test)
-        share = n_images * FLOPS[e.config["net_name"]] / seconds[0] / ceiling
-        print(
-            f"== {e.config['net_name']} training on {len(pool.labeled)}, {name}: {seconds[0]:.2f} s, "
-            f"{n_images / seconds[0]:,.0f} images/s, {100 * share:.1f} % of the bf16 rate, "
-            f"{peak_gigabytes(e.device):.2f} GB",
-            flush=True,
-        )
-    same = (probs["graph"].argmax(1) == probs["eager"].argmax(1)).double().mean().item()
-    print(f"== graph and eager predict the same class for {100 * same:.2f} % of the test images", flush=True)
+    net_name, n_labeled = e.config["net_name"], len(pool.labeled)
+    n_images = e.recipe.n_steps(n_labeled) * e.recipe.batch_size
+    with stopwatch(e.device) as other:
+        eager = nets.train(e.build, pool, replace(e.recipe, cuda_graph=False), e.device, stream(1, "train", 0))
+    eager_probs = eager.probs(test)
+    peak_gigabytes()
+    with stopwatch(e.device) as ours:
+        learner = nets.train(e.build, pool, e.recipe, e.device, stream(1, "train", 0))
+    peak = peak_gigabytes()
+    probs = learner.probs(test)
+    same = (probs.argmax(1) == eager_probs.argmax(1)).double().mean().item()
+    right, eager_right = ((p.argmax(1).cpu().numpy() == e.images.test_y).mean().item() for p in (probs, eager_probs))
+    remark = (
+        f"{n_images / ours[0]:,.0f} images/s, {100 * n_images * FLOPS[net_name] / ours[0] / ceiling:.1f} % of the bf16 "
+        f"rate; accuracy {right:.4f}, other {eager_right:.4f}; same class for {100 * same:.2f} %"
+    )
+    row(f"training, {net_name}, CUDA graph / eager", f"{n_labeled} labels", ours[0], other[0], peak, remark)
     return learner
 
 
@@ -115,8 +123,8 @@ def queries(e: demo.Experiment, pool: Pool, learner: nets.Learner, n: int) -> No
         strategy, arguments = resolve(name, [])
         with stopwatch(e.device) as seconds:
             strategy(pool, learner, stream(1, "query", 0), **arguments).query(n)
-        memory = peak_gigabytes(e.device)
-        print(f"== query {name}: {seconds[0]:.2f} s for {n} of {len(pool.unlabeled)}, {memory:.2f} GB", flush=True)
+        size = f"{n} of {len(pool.unlabeled)}"
+        row(f"query, {e.config['net_name']}, {name}", size, seconds[0], None, peak_gigabytes(), "")
 
 
 def main() -> None:
@@ -126,24 +134,23 @@ def main() -> None:
     p.add_argument("--data_dir", type=Path, default=Path("DATA"))
     args = p.parse_args()
     flags = ["--dataset_name", "CIFAR10"]
-    net_names = ["ResNet18", "ResNet9"]
     if args.tiny:
         flags = ["--dataset_name", "Digits", "--img_size", "8", "--n_init_labeled", "40", "--n_query", "20"]
         flags += ["--n_round", "1", "--n_epoch", "1", "--min_steps", "3", "--batch_size", "16"]
-        net_names = ["ResNet9"]
-    parsed = demo.parser().parse_args(
-        [*flags, "--net_name", net_names[0], "--seed", "1", "--data_dir", str(args.data_dir)]
-    )
-    e = demo.experiment(parsed)
-    name = torch.cuda.get_device_name() if e.device.type == "cuda" else platform.machine()
-    print(f"== {datetime.date.today()}, {name}, torch {torch.__version__}")
-    ceiling = bf16_rate(e.device, 256 if args.tiny else 8192)
-    print(f"== bf16 matrix product: {ceiling / 1e12:.1f} TFLOP/s", flush=True)
-    pool = Pool(Images(e.images.train_x).to(e.device), e.images.train_y, len(e.images.classes))
-    pool.label(demo.initial(e))
-    learner = engine(e, pool, ceiling)
-    queries(e, pool, learner, parsed.n_query)
-    experiments(args, flags, net_names)
+    net_names = ["ResNet9"] if args.tiny else ["ResNet18", "ResNet9"]
+    for net_name in net_names:
+        parsed = demo.parser().parse_args(
+            [*flags, "--net_name", net_name, "--seed", "1", "--data_dir", str(args.data_dir)]
+        )
+        e = demo.experiment(parsed)
+        if net_name == net_names[0]:
+            name = torch.cuda.get_device_name() if e.device.type == "cuda" else platform.machine()
+            ceiling = bf16_rate(e.device, 256 if args.tiny else 8192)
+            header(f"{name}, {datetime.date.today()}, {ceiling / 1e12:.1f} TFLOP/s in a bf16 product; seconds")
+        pool = Pool(Images(e.images.train_x).to(e.device), e.images.train_y, len(e.images.classes))
+        pool.label(demo.initial(e))
+        queries(e, pool, engine(e, pool, ceiling), parsed.n_query)
+    experiments(args, flags, [*((n, "RandomSampling") for n in net_names), ("ResNet9", "MarginSampling")])
 
 
 if __name__ == "__main__":

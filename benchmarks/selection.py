@@ -1,8 +1,7 @@
 """How fast the selection kernels are, against the usual ways, which are written out here.
 
-    python benchmarks/selection.py           the table, about 5 minutes on one core
-    python benchmarks/selection.py --scale   how time and memory grow from 10,000 to 1,000,000 rows, about 5 minutes
-    python benchmarks/selection.py --tiny    both, on sizes that say nothing, in seconds: does it still run?
+    python benchmarks/selection.py           about 5 minutes on one core
+    python benchmarks/selection.py --tiny    on sizes that say nothing, in seconds: does it still run?
 
 Seconds are of one process on the same arrays, ours and the other in turn, median of `--repeats` where the other takes
 less than 10 seconds; CPU-seconds when there is one thread. Memory is the process's peak while ours runs, data included.
@@ -10,11 +9,9 @@ less than 10 seconds; CPU-seconds when there is one thread. Memory is the proces
 
 import argparse
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +21,8 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from measuring import Timer, header, on_cpu, row
+
 import data
 import nets
 from strategies.adversarial_margin import deepfool_distances
@@ -31,8 +30,6 @@ from strategies.badge import badge
 from strategies.cluster_based_selection import k_means
 from strategies.k_center_greedy import k_center_greedy
 from utils import stream
-
-LONG_SECONDS = 10  # what takes longer is timed once
 
 
 def rng() -> np.random.Generator:
@@ -105,41 +102,7 @@ def one_by_one(net: nets.Net, x: Tensor, overshoot: float) -> Tensor:
     return torch.stack(lengths)
 
 
-# Measuring
-
-
-class Timer:
-    """Seconds and peak memory of a call."""
-
-    def __init__(self, threads: int, repeats: int) -> None:
-        self.clock = time.process_time if threads == 1 else time.perf_counter
-        self.repeats = repeats
-
-    def once(self, f: Callable[[], Any]) -> tuple[float, Any, float]:
-        """Seconds, the result, and the peak memory in GB."""
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-        start = self.clock()
-        result = f()
-        seconds = self.clock() - start
-        peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-        return seconds, result, int(peak.split()[1]) / 1e6
-
-    def compare(self, ours: Callable[[], Any], other: Callable[[], Any]) -> tuple[float, float, float, Any, Any]:
-        """Seconds of ours and of the other, peak memory of ours, both results."""
-        times: list[tuple[float, float]] = []
-        while len(times) < self.repeats:
-            our_seconds, our_result, peak = self.once(ours)
-            other_seconds, other_result, _ = self.once(other)
-            times.append((our_seconds, other_seconds))
-            if other_seconds > LONG_SECONDS:
-                break
-        our_seconds, other_seconds = np.median(times, axis=0)
-        return our_seconds, other_seconds, peak, our_result, other_result
-
-
-def row(case: str, size: str, ours: float, other: float, peak: float, check: str) -> None:
-    """One line of the table."""
-    print(f"{case:<44} {size:<28} {ours:>9.3g} {other:>9.3g} {other / ours:>7.1f} {peak:>6.2f}  {check}", flush=True)
+# Made-up inputs
 
 
 def embeddings(n_rows: int, d: int) -> Tensor:
@@ -238,29 +201,10 @@ def deepfool_case(timer: Timer, dataset_name: str, data_dir: Path, n_steps: int,
         row(f"DeepFool / 1 image, {case}", size, 1e3 * ours / len(x), 1e3 * other / n_alone, peak, check)
 
 
-def scale_case(timer: Timer, sizes: list[int], d: int, n_labeled: int, n: int) -> None:
-    """Seconds and memory as the pool grows; growth is time over the time of the first size, by rows over rows."""
-    centers = embeddings(n_labeled, d)
-    cases: dict[str, Callable[[Tensor, Tensor], Any]] = {
-        "k-means": lambda x, probs: k_means(x, n, rng()),
-        "k-center": lambda x, probs: k_center_greedy(x, centers, n),
-        "BADGE": lambda x, probs: badge(probs, x, n, rng()),
-    }
-    print(f"{'case':<12} {'rows':>9} {'seconds':>9} {'growth':>8} {'GB':>6}")
-    first: dict[str, float] = {}
-    for n_rows in sizes:
-        x, probs = embeddings(n_rows, d), predictions(n_rows, 10)
-        for case, f in cases.items():
-            seconds, _, peak = timer.once(partial(f, x, probs))
-            growth = seconds / first.setdefault(case, seconds) / (n_rows / sizes[0])
-            print(f"{case:<12} {n_rows:>9} {seconds:>9.2f} {growth:>8.2f} {peak:>6.2f}", flush=True)
-
-
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tiny", action="store_true", help="small sizes, both tables")
-    parser.add_argument("--scale", action="store_true", help="only the table of growing pools")
+    parser.add_argument("--tiny", action="store_true", help="small sizes")
     parser.add_argument("--cases", nargs="+", default=["k_means", "k_center", "badge", "deepfool"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
@@ -273,23 +217,18 @@ def main() -> None:
     timer = Timer(args.threads, args.repeats)
     shrink = 40 if args.tiny else 1
     n_rows, d, n_labeled, n = 40_000 // shrink, 512 // shrink, 10_000 // shrink, 1000 // shrink
+    cases: dict[str, Callable[[], None]] = {
+        "k_means": lambda: k_means_case(timer, n_rows, d, n),
+        "k_center": lambda: k_center_case(timer, n_rows, d, n_labeled, n),
+        "badge": lambda: badge_case(timer, n_rows, d, 10, n),
+        "deepfool": lambda: deepfool_case(
+            timer, dataset_name, args.data_dir, 300 // shrink, 1000 // shrink, 100 // shrink
+        ),
+    }
     with threadpool_limits(args.threads):
-        if not args.scale:
-            print(f"torch {torch.__version__}, {args.threads} threads")
-            print(f"{'case':<44} {'size':<28} {'ours s':>9} {'other s':>9} {'ratio':>7} {'GB':>6}")
-            cases: dict[str, Callable[[], None]] = {
-                "k_means": lambda: k_means_case(timer, n_rows, d, n),
-                "k_center": lambda: k_center_case(timer, n_rows, d, n_labeled, n),
-                "badge": lambda: badge_case(timer, n_rows, d, 10, n),
-                "deepfool": lambda: deepfool_case(
-                    timer, dataset_name, args.data_dir, 300 // shrink, 1000 // shrink, 100 // shrink
-                ),
-            }
-            for name in args.cases:
-                cases[name]()
-        if args.scale or args.tiny:
-            sizes = [10_000 // shrink, 100_000 // shrink, 1_000_000 // shrink]
-            scale_case(timer, sizes, 128 // shrink, n_labeled, n)
+        header(on_cpu(args.threads))
+        for name in args.cases:
+            cases[name]()
 
 
 if __name__ == "__main__":

@@ -1,21 +1,20 @@
-"""Training and scoring against the per-image loop that DalMax's ancestors use. `make bench` runs it.
+"""Training and scoring against the per-image loop that DalMax's ancestors use, and BALD against K passes.
 
     python benchmarks/training.py            minutes, on CIFAR-10 in DATA/ where it is there, else on noise
     python benchmarks/training.py --tiny     seconds, to see that it runs
 
-Each case is timed in turn with the other, A B A B ..., in one process with one torch thread. Seconds are CPU-seconds of
-this process and its workers; the ratio is the other's over ours.
+Each case is timed in turn with the other, A B A B ..., in one process with one torch thread, median of `--repeats`
+where the other takes less than 10 seconds. Seconds are CPU-seconds of this process and its workers; the ratio is the
+other's over ours. Memory is the process's peak while ours runs, data included.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
-import statistics
+import copy
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from measuring import Timer, header, on_cpu, row
+
 from data import ImageData, Images, Pool, load
 from nets import NETS, Learner, Net, Recipe, train
+from strategies import scores
 from utils import UserError, stream
 
 CPU = torch.device("cpu")
@@ -40,7 +43,7 @@ DEEPAL = Recipe(
 )  # fmt: skip
 
 
-class PerImage(Dataset[tuple[torch.Tensor, int]]):
+class PerImage(Dataset[tuple[Tensor, int]]):
     """Each image through Pillow and torchvision's transforms, one by one."""
 
     def __init__(self, images: np.ndarray[Any, Any], targets: np.ndarray[Any, Any], net: Net) -> None:
@@ -51,7 +54,7 @@ class PerImage(Dataset[tuple[torch.Tensor, int]]):
     def __len__(self) -> int:
         return len(self.targets)
 
-    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
         return self.transform(Image.fromarray(self.images[i])), int(self.targets[i])
 
 
@@ -69,29 +72,23 @@ def per_image_train(net: Net, dataset: PerImage, recipe: Recipe) -> Learner:
 
 
 @torch.no_grad()
-def per_image_probs(net: Net, dataset: PerImage) -> torch.Tensor:
+def per_image_probs(net: Net, dataset: PerImage) -> Tensor:
     """DeepAL's prediction loop: batches of 1,000 and one worker."""
     loader = DataLoader(dataset, 1000, num_workers=1)
     return torch.cat([net(x).softmax(1) for x, _ in loader])
 
 
-def cpu_seconds() -> float:
-    """User and system time of this process and of its ended children."""
-    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(u.ru_utime + u.ru_stime for u in usage)
-
-
-def timed(runs: dict[str, Callable[[], Any]], n_repeat: int) -> tuple[dict[str, tuple[float, float]], dict[str, Any]]:
-    """Median CPU-seconds and seconds of each function, taken in turn, and their last results."""
-    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
-    results = {}
-    for _ in range(n_repeat):
-        for name, function in runs.items():
-            cpu, wall = cpu_seconds(), time.perf_counter()
-            results[name] = function()
-            spent[name].append((cpu_seconds() - cpu, time.perf_counter() - wall))
-    medians = {k: (statistics.median(c for c, _ in v), statistics.median(w for _, w in v)) for k, v in spent.items()}
-    return medians, results
+@torch.no_grad()
+def passes_of_the_network(learner: Learner, images: Images, n_drop: int, rng: np.random.Generator) -> Tensor:
+    """BALD with a pass of the whole network for each dropout mask, and the entropies summed on the way."""
+    net, p = learner.net, learner.net.dropout.p
+    masks = torch.from_numpy(rng.random((n_drop, net.head.in_features)) >= p) / (1 - p)
+    mean, entropies = torch.zeros(len(images), net.head.out_features), torch.zeros(len(images))
+    for mask in masks:
+        probs = torch.cat([net.head(net.embed(net.normalize(x)) * mask).softmax(1) for x in images.batches(0, 64, CPU)])
+        mean += probs / n_drop
+        entropies += scores.entropy(probs) / n_drop
+    return scores.entropy(mean) - entropies
 
 
 def accuracy(learner: Learner, data: ImageData) -> float:
@@ -108,10 +105,65 @@ def noise(n: int) -> ImageData:
     return ImageData(x, x[:100], y, y[:100], names, names[:100], [*"0123456789"], half, half / 2, "noise", [])
 
 
-def table(rows: list[list[str]]) -> str:
-    """Rows with aligned columns."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+# The cases
+
+
+def training_case(timer: Timer, data: ImageData, pool: Pool, deepal: Recipe, default: Recipe) -> Learner:
+    """One round, with DeepAL's recipe and with our own. Returns the learner of the first."""
+    idxs = pool.labeled
+
+    def build(dropout: float) -> Net:
+        net = NETS["SmallCNN"].build(10, 32, dropout, False)
+        net.set_pixel_stats(data.mean, data.std)
+        return net
+
+    def ours(recipe: Recipe) -> Learner:
+        return train(lambda: build(recipe.dropout), pool, recipe, CPU, stream(1, "train"))
+
+    def other() -> Learner:
+        net = build(deepal.dropout)
+        pixels = data.train_x.permute(0, 2, 3, 1).numpy()[idxs]
+        return per_image_train(net, PerImage(pixels, data.train_y[idxs], net), deepal)
+
+    seconds, other_seconds, peak, learner, per_image = timer.compare(lambda: ours(deepal), other)
+    reached, others = accuracy(learner, data), accuracy(per_image, data)
+    size = f"{len(idxs)} labels, {deepal.n_epoch} epochs of {deepal.batch_size}"
+    remark = f"accuracy {reached:.4f}, other {others:.4f}"
+    row("training, SmallCNN / per-image loop", size, seconds, other_seconds, peak, remark)
+    seconds, better, peak = timer.once(lambda: ours(default))
+    size = f"{len(idxs)} labels, {default.n_steps(len(idxs))} steps of {default.batch_size}"
+    remark = f"accuracy {accuracy(better, data):.4f}, other {others:.4f}"
+    row("training, our recipe / per-image loop", size, seconds, other_seconds, peak, remark)
+    return learner
+
+
+def scoring_case(timer: Timer, data: ImageData, learner: Learner, n: int) -> None:
+    """Probabilities of a pool in float32, as strategies get them, and in bfloat16, as --score_bf16 gives them."""
+    images = Images(data.train_x)[np.arange(n)]
+    loop_net = copy.deepcopy(learner.net).to(memory_format=torch.contiguous_format)  # as DeepAL's is
+    dataset = PerImage(data.train_x.permute(0, 2, 3, 1).numpy()[:n], data.train_y[:n], loop_net)
+    rough = Learner(learner.net, CPU, bf16=True)
+    exact = scores.margin(learner.probs(images))
+    for case, scorer in (("scoring", learner), ("scoring, --score_bf16", rough)):
+        ours, other, peak, probs, others = timer.compare(
+            partial(scorer.probs, images), lambda: per_image_probs(loop_net, dataset)
+        )
+        picks = [set(m.topk(n // 40).indices.tolist()) for m in (exact, scores.margin(probs))]
+        same = len(picks[0] & picks[1]) / len(picks[0])
+        difference = (probs - others).abs().max().item()
+        remark = f"probabilities within {difference:.0e}, {100 * same:.1f} % of {n // 40} margin picks the same"
+        row(f"{case} / per-image loop", f"{n} images", ours, other, peak, remark)
+
+
+def bald_case(timer: Timer, data: ImageData, learner: Learner, n: int, n_drop: int) -> None:
+    """Mutual information from folded masks, against a pass of the network a mask."""
+    images = Images(data.train_x)[np.arange(n)]
+    ours, other, peak, folded, plain = timer.compare(
+        lambda: learner.dropout_probs(images, n_drop, stream(1, "query"), scores.mutual_information),
+        lambda: passes_of_the_network(learner, images, n_drop, stream(1, "query")),
+    )
+    remark = f"scores within {(folded - plain).abs().max().item():.0e}"
+    row(f"BALD / {n_drop} passes of the network", f"{n} images, K={n_drop}", ours, other, peak, remark)
 
 
 def main() -> None:
@@ -119,59 +171,24 @@ def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--tiny", action="store_true", help="a few steps only")
     flags.add_argument("--data_dir", type=Path, default=Path("DATA"))
-    flags.add_argument("--repeat", type=int, default=3, help="times each case is run")
+    flags.add_argument("--repeats", type=int, default=3, help="times each case is run")
     args = flags.parse_args()
     torch.set_num_threads(1)
-    n_score, n_repeat = (500, 1) if args.tiny else (40_000, args.repeat)
     try:
         data = noise(2000) if args.tiny else load("CIFAR10", args.data_dir, 32)
     except UserError as e:
         print(f"{e}\nnoise instead; accuracies mean nothing")
         data = noise(50_000)
-    deepal = replace(DEEPAL, n_epoch=1) if args.tiny else DEEPAL
-    default = replace(NETS["SmallCNN"].recipe, **({"n_epoch": 1, "min_steps": 10} if args.tiny else {}))
-    idxs = stream(1, "initial").choice(len(data.train_y), 1000, replace=False)
+    deepal, default = DEEPAL, NETS["SmallCNN"].recipe
+    if args.tiny:
+        deepal, default = replace(deepal, n_epoch=1), replace(default, n_epoch=1, min_steps=10)
     pool = Pool(Images(data.train_x), data.train_y, 10)
-    pool.label(idxs)
-    pixels = data.train_x.permute(0, 2, 3, 1).numpy()
-
-    def build() -> Net:
-        net = NETS["SmallCNN"].build(10, 32, deepal.dropout, False)
-        net.set_pixel_stats(data.mean, data.std)
-        return net
-
-    def other_training() -> Learner:
-        net = build()
-        return per_image_train(net, PerImage(pixels[idxs], data.train_y[idxs], net), deepal)
-
-    training, learners = timed(
-        {
-            "ours, DeepAL's recipe": lambda: train(build, pool, deepal, CPU, stream(1, "train")),
-            "ours, default recipe": lambda: train(build, pool, default, CPU, stream(1, "train")),
-            "per image": other_training,
-        },
-        n_repeat,
-    )
-    learner = learners["ours, DeepAL's recipe"]
-    images = Images(data.train_x)[np.arange(n_score)]
-    scored = PerImage(pixels[:n_score], data.train_y[:n_score], learner.net)
-    scoring, probs = timed(
-        {"ours": lambda: learner.probs(images), "per image": lambda: per_image_probs(learner.net, scored)}, n_repeat
-    )
-    difference = (probs["ours"] - probs["per image"]).abs().max().item()
-    rows = [["case", "size", "CPU-seconds", "seconds", "ratio of CPU-seconds", "accuracy"]]
-    size = f"SmallCNN, 1,000 labels, {deepal.n_epoch} epochs of 64"
-    for name, (cpu, wall) in training.items():
-        ratio = f"{training['per image'][0] / cpu:.2f}"
-        reached = f"{accuracy(learners[name], data):.4f}"
-        rows.append([f"training, {name}", size, f"{cpu:.2f}", f"{wall:.2f}", ratio, reached])
-    for name, (cpu, wall) in scoring.items():
-        ratio = f"{scoring['per image'][0] / cpu:.2f}"
-        rows.append([f"scoring, {name}", f"{n_score:,} images", f"{cpu:.2f}", f"{wall:.2f}", ratio, ""])
-    print(f"torch {torch.__version__}, one thread, {torch.backends.cpu.get_cpu_capability()}")
-    print(table(rows))
-    print(f"largest difference between the two scorings' probabilities: {difference:.1e}")
-    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GB")
+    pool.label(stream(1, "initial").choice(len(data.train_y), 1000, replace=False))
+    timer = Timer(1, 1 if args.tiny else args.repeats)
+    header(on_cpu(1))
+    learner = training_case(timer, data, pool, deepal, default)
+    scoring_case(timer, data, learner, 500 if args.tiny else 40_000)
+    bald_case(timer, data, learner, 100 if args.tiny else 2000, 50)
 
 
 if __name__ == "__main__":

@@ -341,7 +341,7 @@ def train(
         on_first_epoch: told the seconds that a step takes, once they are known.
 
     Raises:
-        UserError: the loss became NaN, or a batch does not fit into the device's memory.
+        UserError: the loss became NaN, a batch does not fit into the device's memory, or torch.compile failed.
     """
     labeled = pool.labeled
     n_steps = recipe.n_steps(len(labeled))
@@ -357,6 +357,10 @@ def train(
             raise UserError(
                 f"--batch_size {recipe.batch_size} does not fit into the memory of {device}; lower it"
             ) from e
+        except RuntimeError as e:
+            if not type(e).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            raise UserError(f"--compile: torch.compile failed ({str(e).splitlines()[0]}); leave it out") from e
     if not math.isfinite(loss):
         raise UserError(f"the training diverged (loss {loss}) with --lr {recipe.lr}; lower it")
     return Learner(net, device)

@@ -253,6 +253,20 @@ def test_probs_are_the_networks_softmax_in_evaluation_mode(pool):
     assert all(torch.equal(before[k], v) for k, v in resnet.net.state_dict().items())
 
 
+def test_compile_is_used_and_its_failure_told(pool, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda net: compiled.append(net) or net)
+    assert torch.equal(weights(small.learner(pool, compile=True)), weights(small.learner(pool)))
+    assert len(compiled) == 1
+
+    def fail(x):
+        raise torch._dynamo.exc.TorchDynamoException("no compiler\nand many more lines")
+
+    monkeypatch.setattr(torch, "compile", lambda net: fail)
+    with pytest.raises(UserError, match=r"^--compile: torch.compile failed \(no compiler\); leave it out$"):
+        small.learner(pool, compile=True)
+
+
 def test_bf16_embeds_in_bfloat16_on_request_alone(pool, learner, monkeypatch):
     monkeypatch.setattr(nets, "has_fast_bf16", lambda device: True)
     with torch.autocast("cpu", torch.bfloat16):

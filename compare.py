@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,7 @@ from runs import (
 )
 from utils import METRICS, QUERY_COLUMNS, SECONDS, UserError, read_csv, to_csv, warn, write_atomic, writing
 
+T = TypeVar("T")
 ENOUGH_SEEDS = 5
 METRIC_NAMES = ("accuracy", "precision", "recall", "f1")  # more is better, between 0 and 1
 BETTER, WORSE, SAME = "better than random", "worse than random", "not distinguishable from random"
@@ -767,14 +768,21 @@ def html_charts(c: Comparison, styles: dict[str, Look]) -> str:
     return f'<div class="charts">{out}</div>'
 
 
+def _read_each(runs: list[tuple[str, Run]], read: Callable[[Run], T], loss: str, problems: list[str]) -> dict[str, T]:
+    """What `read` finds in each run, by label; of a damaged one the problem is noted with what is lost."""
+    found = {}
+    for label, run in runs:
+        try:
+            found[label] = read(run)
+        except UserError as e:
+            problems.append(f"{e}; {loss}")
+    return found
+
+
 def html_choices(c: Comparison, styles: dict[str, Look], data_dir: Path, problems: list[str]) -> str:
     """What each strategy chose with one seed: first pictures, overlap, classes by round."""
-    seed, picks = shown_seed(c.rows), {}
-    for label, run in of_seed(c.rows, seed):
-        try:
-            picks[label] = read_picks(run)
-        except UserError as e:
-            problems.append(f"{e}; its picks are not shown")
+    seed = shown_seed(c.rows)
+    picks = _read_each(of_seed(c.rows, seed), read_picks, "its picks are not shown", problems)
     if not picks:
         return ""
     picture = pictures(c.setting, data_dir)
@@ -818,12 +826,8 @@ def _html_overlap(picks: dict[str, Picks], setting: Setting) -> str:
 
 def html_confusions(c: Comparison, problems: list[str]) -> str:
     """The confusion matrix of each strategy after the last round, with one seed."""
-    seed, found = shown_seed(c.rows), {}
-    for label, run in of_seed(c.rows, seed):
-        try:
-            found[label] = confusion(run)
-        except UserError as e:
-            problems.append(f"{e}; its confusion matrix is not shown")
+    seed = shown_seed(c.rows)
+    found = _read_each(of_seed(c.rows, seed), confusion, "its confusion matrix is not shown", problems)
     if not found:
         return ""
     said = "Row: true class, column: predicted class, cells: test images, shaded by the share of the true class."

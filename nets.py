@@ -138,37 +138,53 @@ def resnet50(n_classes: int, img_size: int, dropout: float, pretrained: bool) ->
 
 
 class _Residual(nn.Module):
-    """The input plus what two convolutions make of it."""
+    """The input plus what some layers make of it."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
-        self.block = nn.Sequential(_conv(width, width), _conv(width, width))
+        self.block = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.block(x)
 
 
+class _Scaled(nn.Module):
+    """The input times a constant."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factor * x
+
+
 def _conv(n_in: int, n_out: int, pool: bool = False) -> nn.Module:
-    layers = [nn.Conv2d(n_in, n_out, 3, padding=1, bias=False), *([nn.MaxPool2d(2)] if pool else [])]
-    return nn.Sequential(*layers, nn.BatchNorm2d(n_out), nn.ReLU())
+    """A convolution that begins as the identity on its first n_in channels, normalisation, and a ReLU."""
+    conv = nn.Conv2d(n_in, n_out, 3, padding=1, bias=False)
+    nn.init.dirac_(conv.weight.data[:n_in])
+    return nn.Sequential(conv, *([nn.MaxPool2d(2)] if pool else []), nn.BatchNorm2d(n_out), nn.ReLU())
 
 
 def resnet9(n_classes: int, img_size: int, dropout: float, pretrained: bool) -> Net:
-    """A residual network of nine layers at half of its usual width: a sixth of ResNet18's arithmetic.
+    """A small residual network of nine layers, for short trainings: 3.4 times less arithmetic than ResNet18.
 
-    Source: Page, "How to train your ResNet", 2018, for the layout and the pooling before batch normalisation.
+    Source: Page, "How to train your ResNet", 2018, for the layout, pooling before normalisation and small logits;
+    Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", 2024, for the widths and the identity to begin with.
     """
     if pretrained:
         raise UserError("--pretrained: there are no pretrained weights for ResNet9; use ResNet18 or ResNet50")
     body = nn.Sequential(
         _conv(3, 32),
         _conv(32, 64, pool=True),
-        _Residual(64),
+        _Residual(_conv(64, 64)),
         _conv(64, 128, pool=True),
+        _Residual(_conv(128, 128)),
         _conv(128, 256, pool=True),
-        _Residual(256),
+        _Residual(_conv(256, 256), _conv(256, 256)),
         nn.MaxPool2d(img_size // 8),
         nn.Flatten(),
+        _Scaled(0.125),
     )
     return Net(body, 256, n_classes, dropout)
 

@@ -45,6 +45,19 @@ def test_small_cnn_is_deepals_network():
     ]  # fmt: skip
 
 
+def test_resnet9_has_nine_layers_and_begins_as_the_identity():
+    net = NETS["ResNet9"].build(10, 32, 0.5, False).eval()
+    convs = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert len(convs) + 1 == 9
+    x = torch.rand(2, 3, 32, 32)
+    assert torch.allclose(net.body[0](x)[:, :3], x, atol=1e-4)  # but for the normalisation's epsilon
+    for conv in convs:
+        n_in = conv.in_channels
+        x = torch.randn(1, n_in, 4, 4)
+        assert torch.equal(conv(x)[:, :n_in], x)
+        assert n_in == conv.out_channels or conv.weight[n_in:].std() > 0.01
+
+
 @pytest.mark.parametrize(("img_size", "kernel", "pools"), [(32, 3, False), (64, 3, False), (65, 7, True)])
 def test_resnet_stem_fits_the_image(img_size, kernel, pools):
     body = NETS["ResNet18"].build(10, img_size, 0.5, False).body

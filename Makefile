@@ -25,6 +25,7 @@ format: .venv/installed-dev
 bench: .venv/installed
 	$(PY) benchmarks/selection.py
 	$(PY) benchmarks/training.py
+	$(PY) benchmarks/scale.py
 
 clean:
 	rm -rf .venv

@@ -123,8 +123,8 @@ def queries(e: demo.Experiment, pool: Pool, learner: nets.Learner, n: int) -> No
         strategy, arguments = resolve(name, [])
         with stopwatch(e.device) as seconds:
             strategy(pool, learner, stream(1, "query", 0), **arguments).query(n)
-        size = f"{n} of {len(pool.unlabeled)}"
-        row(f"query, {e.config['net_name']}, {name}", size, seconds[0], None, peak_gigabytes(), "")
+        size = f"{e.config['net_name']}, {n} of {len(pool.unlabeled)}"
+        row(f"query, {name}", size, seconds[0], None, peak_gigabytes(), "")
 
 
 def main() -> None:
@@ -135,8 +135,8 @@ def main() -> None:
     args = p.parse_args()
     flags = ["--dataset_name", "CIFAR10"]
     if args.tiny:
-        flags = ["--dataset_name", "Digits", "--img_size", "8", "--n_init_labeled", "40", "--n_query", "20"]
-        flags += ["--n_round", "1", "--n_epoch", "1", "--min_steps", "3", "--batch_size", "16"]
+        flags = ["--dataset_name", "Digits", "--img_size", "8", "--n_init_labeled", "1400", "--n_query", "20"]
+        flags += ["--n_round", "1", "--n_epoch", "1", "--min_steps", "3", "--batch_size", "128"]
     net_names = ["ResNet9"] if args.tiny else ["ResNet18", "ResNet9"]
     for net_name in net_names:
         parsed = demo.parser().parse_args(

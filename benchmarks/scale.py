@@ -122,7 +122,7 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="small sizes")
-    parser.add_argument("--files", type=int, nargs="*", default=[50_000, 1_000_000], help="sizes of folders")
+    parser.add_argument("--files", type=int, nargs="*", default=[50_000], help="sizes of folders")
     parser.add_argument("--images", type=int, nargs="*", default=[10_000, 100_000, 1_000_000], help="sizes of pools")
     parser.add_argument("--strategies", nargs="*", default=list(STRATEGIES))
     args = parser.parse_args()

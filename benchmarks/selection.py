@@ -4,7 +4,7 @@
     python benchmarks/selection.py --tiny    on sizes that say nothing, in seconds: does it still run?
 
 Seconds are of one process on the same arrays, ours and the other in turn, median of `--repeats` where the other takes
-less than 10 seconds; CPU-seconds when there is one thread. Memory is the process's peak while ours runs, data included.
+less than 30 seconds; CPU-seconds when there is one thread. Memory is the process's peak while ours runs, data included.
 """
 
 import argparse

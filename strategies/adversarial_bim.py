@@ -69,9 +69,11 @@ def bim_distances(
     lengths = x.new_full((len(x),), torch.inf)
     inside, outside = x.clone(), x.clone()  # the last two points of each path
     active, moved, y = torch.arange(len(x), device=x.device), x, None
+    first_y = torch.zeros_like(active)  # the class predicted at the start
     found = torch.zeros_like(active, dtype=torch.bool)
     for _ in range(math.ceil(bound / step) + 1):
         logits, gradient, y = _ascent(forward, moved, y)
+        first_y[active] = y
         over, broken = changed(logits, y), logits.isnan().any(1)
         found[active[over]] = True
         outside[active[over]] = moved[over]
@@ -84,16 +86,14 @@ def bim_distances(
         change = moved + step * gradient.sign() - x[active]
         moved = x[active] + change.clamp(-bound, bound)
     if found.any():
-        lengths[found] = (
-            _boundary(forward, inside[found], outside[found], n_search).sub(x[found]).flatten(1).norm(dim=1)
-        )
+        ends = _boundary(forward, inside[found], outside[found], first_y[found], n_search)
+        lengths[found] = (ends - x[found]).flatten(1).norm(dim=1)
     return lengths
 
 
-def _boundary(forward: Callable[[Tensor], Tensor], inside: Tensor, outside: Tensor, n_search: int) -> Tensor:
-    """The first point known to be outside after bisecting the line from `inside` to `outside`."""
+def _boundary(forward: Callable[[Tensor], Tensor], inside: Tensor, outside: Tensor, y: Tensor, n_search: int) -> Tensor:
+    """The first point known not to be of class `y` after bisecting the line from `inside` to `outside`."""
     with torch.no_grad():
-        y = forward(inside).argmax(1)
         for _ in range(n_search):
             middle = (inside + outside) / 2
             over = changed(forward(middle), y).reshape(-1, *[1] * (middle.dim() - 1))

@@ -185,7 +185,7 @@ def test_bim_stops_at_its_bound():
     assert 0 < bounded.isinf().sum() < 50
     net.n_calls = 0
     bim_distances(net, x, 0.05, 0.2, 3)
-    assert net.n_calls == 1 + 4 + 1 + 3
+    assert net.n_calls == 1 + 4 + 3
 
 
 def test_bim_keeps_a_bound_that_is_no_multiple_of_its_step():

@@ -68,7 +68,7 @@ class Images:
             start: the first row.
             stop: one after the last row.
             device: where the batch is wanted.
-            pin: gather into memory from which a GPU copies while it computes.
+            pin: gather into memory from which a GPU copies while this process goes on.
         """
         idxs = torch.from_numpy(self.idxs[start:stop]).to(self.x.device)
         rows = self.x.permute(0, 2, 3, 1)[idxs]

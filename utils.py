@@ -80,7 +80,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def configure(device: torch.device, deterministic: bool) -> None:
-    """Set torch's global switches for a run: float32 means float32, and on CUDA either speed or the same bits.
+    """Set torch's global switches for a run: float32 means float32, and on CUDA the same bits each time if asked for.
 
     Must come before the first CUDA operation.
     """
@@ -89,7 +89,6 @@ def configure(device: torch.device, deterministic: bool) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.backends.cudnn.benchmark = not deterministic
         torch.use_deterministic_algorithms(deterministic)
 
 

@@ -69,7 +69,7 @@ class Timer:
 def header(machine: str) -> None:
     """The first lines of a table."""
     print(f"torch {torch.__version__}, {machine}")
-    print(f"{'case':<47} {'size':<32} {'ours':>9} {'other':>9} {'ratio':>7} {'GB':>6}")
+    print(f"{'case':<47} {'size':<32} {'ours':>9} {'other':>9} {'ratio':>7} {'GB':>6}", flush=True)
 
 
 def row(case: str, size: str, ours: float, other: float | None, peak: float, remark: str) -> None:

@@ -36,7 +36,7 @@ class AdversarialBIM(ScoreStrategy):
         """Minus the length of the perturbation."""
 
         def distances(x: Tensor) -> Tensor:
-            return bim_distances(self.learner.net, x, self.step, self.bound, self.n_search)
+            return bim_distances(self.learner.logits, x, self.step, self.bound, self.n_search)
 
         return -self.learner.map(distances, self.pool.images[idxs])
 

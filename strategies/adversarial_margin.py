@@ -36,7 +36,7 @@ class AdversarialMargin(ScoreStrategy):
         """Minus the length of the perturbation."""
 
         def distances(x: Tensor) -> Tensor:
-            return deepfool_distances(self.learner.net, x, self.n_top, self.overshoot, self.max_steps)
+            return deepfool_distances(self.learner.logits, x, self.n_top, self.overshoot, self.max_steps)
 
         return -self.learner.map(distances, self.pool.images[idxs])
 

@@ -1,6 +1,9 @@
+import contextlib
 import copy
+import gc
 import math
 import random
+import weakref
 from dataclasses import fields, replace
 
 import numpy as np
@@ -423,6 +426,95 @@ def test_a_training_recorded_as_a_graph_is_the_eager_one_within_rounding(pool):
         train(small.build(), pool, replace(recipe, cuda_graph=on), device, stream(0, "train")) for on in (True, False)
     )
     torch.testing.assert_close(graph.probs(pool.images), eager.probs(pool.images), atol=1e-3, rtol=1e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_recorded_training_drops_out_anew_at_every_step(pool):
+    device = torch.device("cuda", 0)
+    recipe = replace(small.RECIPE, min_steps=20, bf16=False, dropout=0.5)
+    graph, again, eager = (
+        train(small.build(), pool, replace(recipe, cuda_graph=on), device, stream(0, "train")).probs(pool.images)
+        for on in (True, True, False)
+    )
+    torch.testing.assert_close(graph, again, atol=1e-3, rtol=1e-2)
+    torch.testing.assert_close(graph, eager, atol=1e-3, rtol=1e-2)
+
+
+class FakeGraph:
+    """Stands in for CUDA's: what is recorded runs once, and again at each replay."""
+
+    def __init__(self):
+        self.replays = 0
+
+    def replay(self):
+        self.replays += 1
+
+
+@pytest.fixture
+def fake_graphs(monkeypatch):
+    made = []
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: made.append(FakeGraph()) or made[-1])
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
+    return made
+
+
+def test_a_recorded_step_keeps_alive_what_it_reads(fake_graphs):
+    class State:
+        pass
+
+    state = State()
+    alive = weakref.ref(state)
+    step = nets._captured(lambda state=state: torch.zeros(()) if state else None)
+    del state
+    gc.collect()
+    assert alive() is not None
+    assert step() is step()
+    assert fake_graphs[0].replays == 2
+
+
+def test_a_step_that_cannot_be_recorded_is_told_with_its_cause(fake_graphs):
+    def step():
+        try:
+            raise RuntimeError("operation not permitted when stream is capturing\nand more")
+        except RuntimeError:
+            raise RuntimeError("operation failed due to a previous error during capture")  # noqa: B904
+
+    with pytest.raises(UserError, match=r"\(operation not permitted when stream is capturing\); --no-cuda_graph"):
+        nets._captured(step)
+
+
+def test_cudnn_tunes_in_training_alone(pool, monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    step = nets._step
+    monkeypatch.setattr(
+        nets, "_step", lambda *a: lambda do=step(*a): seen.append(torch.backends.cudnn.benchmark) or do()
+    )
+    small.learner(pool).probs(pool.images)
+    assert set(seen) == {True}
+    assert torch.backends.cudnn.benchmark is False
+    seen.clear()
+    torch.use_deterministic_algorithms(True)
+    try:
+        small.learner(pool)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert set(seen) == {False}
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 8, 9])
+def test_logits_fill_batches_up_on_cuda(n, pool, learner, monkeypatch):
+    x = learner.net.normalize(pool.images.x[:n]).requires_grad_()
+    sizes = []
+    embed = learner.net.embed
+    monkeypatch.setattr(learner.net, "embed", lambda x: sizes.append(len(x)) or embed(x))
+    filling = Learner(learner.net, torch.device("cuda"))
+    torch.testing.assert_close(filling.logits(x), learner.logits(x))
+    assert sizes == [{1: 1, 2: 2, 5: 8, 8: 8, 9: 16}[n], n]
+    (gradient,) = torch.autograd.grad(filling.logits(x).sum(), x)
+    torch.testing.assert_close(gradient, torch.autograd.grad(learner.logits(x).sum(), x)[0])
 
 
 @pytest.mark.gpu

@@ -112,9 +112,10 @@ def engine(e: demo.Experiment, pool: Pool, ceiling: float) -> None:
     probs = learner.probs(test)
     same = (probs.argmax(1) == eager_probs.argmax(1)).double().mean().item()
     right, eager_right = ((p.argmax(1).cpu().numpy() == e.images.test_y).mean().item() for p in (probs, eager_probs))
+    share = n_images * FLOPS[net_name] * (size / 32) ** 2 / ours[0] / ceiling
     remark = (
-        f"{n_images / ours[0]:,.0f} images/s, {100 * n_images * FLOPS[net_name] * (size / 32) ** 2 / ours[0] / ceiling:.1f} % of the bf16 "
-        f"rate; accuracy {right:.4f}, other {eager_right:.4f}; same class for {100 * same:.2f} %"
+        f"{n_images / ours[0]:,.0f} images/s, {100 * share:.1f} % of the bf16 rate; accuracy {right:.4f}, other "
+        f"{eager_right:.4f}; same class for {100 * same:.2f} %"
     )
     row(f"training, {net_name}, CUDA graph / eager", f"{n_labeled} labels", ours[0], other[0], peak, remark)
 

@@ -488,10 +488,13 @@ def test_a_step_that_cannot_be_recorded_is_told_with_its_cause(fake_graphs):
 def test_cudnn_tunes_in_training_alone(pool, monkeypatch):
     seen = []
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
-    step = nets._step
-    monkeypatch.setattr(
-        nets, "_step", lambda *a: lambda do=step(*a): seen.append(torch.backends.cudnn.benchmark) or do()
-    )
+    make = nets._step
+
+    def watched(*args):
+        step = make(*args)
+        return lambda: seen.append(torch.backends.cudnn.benchmark) or step()
+
+    monkeypatch.setattr(nets, "_step", watched)
     small.learner(pool).probs(pool.images)
     assert set(seen) == {True}
     assert torch.backends.cudnn.benchmark is False

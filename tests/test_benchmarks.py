@@ -25,13 +25,14 @@ ROOT = Path(__file__).parent.parent
             [r"probabilities within \de-0[789]", r"scores within \de-0[678]"],
         ),
         ("scale", ["second start", "ClusterBasedSelection", "BADGE"], []),
+        ("accuracy", ["training, SmallCNN"], ["test accuracy 0"]),
         ("gpu", ["training", "query, AdversarialBIM", "demo.py, ResNet9"], ["same class for 100.00 %"]),
     ],
 )
-def test_benchmark_runs_in_its_tiny_mode(name, cases, checks, tmp_path):
-    command = [sys.executable, ROOT / "benchmarks" / f"{name}.py", "--tiny", "--data_dir", tmp_path]
-    if name == "scale":
-        command = command[:3]
+def test_benchmark_runs(name, cases, checks, tmp_path):
+    words = {"scale": ["--tiny"], "accuracy": ["SmallCNN", "--dataset_name", "Digits", "--n_labeled", "30"]}
+    arguments = words.get(name, ["--tiny", "--data_dir", str(tmp_path)])
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *arguments]
     alone = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=alone, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

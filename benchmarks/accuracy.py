@@ -1,0 +1,58 @@
+"""Train a network on a random draw of CIFAR-10's labels with its default recipe: test accuracy and CPU-seconds.
+
+    python benchmarks/accuracy.py ResNet9 --n_labeled 1000
+    python benchmarks/accuracy.py ResNet18 --n_labeled 10000      more than an hour on one core
+
+One torch thread; the same draw for every network.
+"""
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from measuring import Timer, header, on_cpu, row
+
+from data import ImageData, Images, Pool, load
+from nets import NETS, Net, train
+from utils import stream
+
+
+def built(name: str, data: ImageData) -> Net:
+    """A new network for the data, with its default dropout."""
+    net = NETS[name].build(len(data.classes), 32, NETS[name].recipe.dropout, False)
+    net.set_pixel_stats(data.mean, data.std)
+    return net
+
+
+def main() -> None:
+    """Print the table."""
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("net_names", nargs="+", choices=NETS, metavar="NET")
+    flags.add_argument("--n_labeled", type=int, nargs="+", default=[1000])
+    flags.add_argument("--dataset_name", default="CIFAR10")
+    flags.add_argument("--data_dir", type=Path, default=Path("DATA"))
+    flags.add_argument("--seed", type=int, default=1)
+    args = flags.parse_args()
+    torch.set_num_threads(1)
+    data = load(args.dataset_name, args.data_dir, 32)
+    timer = Timer(1, 1)
+    header(on_cpu(1))
+    for n in args.n_labeled:
+        pool = Pool(Images(data.train_x), data.train_y, len(data.classes))
+        pool.label(stream(args.seed, "initial").permutation(len(data.train_y))[:n])
+        for name in args.net_names:
+            recipe, rng = NETS[name].recipe, stream(args.seed, "train")
+            seconds, learner, peak = timer.once(
+                partial(train, partial(built, name, data), pool, recipe, torch.device("cpu"), rng)
+            )
+            right = (learner.probs(Images(data.test_x)).argmax(1).numpy() == data.test_y).mean()
+            size = f"{n} labels, {recipe.n_steps(n)} steps of {recipe.batch_size}"
+            row(f"training, {name}", size, seconds, None, peak, f"test accuracy {right:.4f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -445,7 +445,10 @@ def _step(
         net.parameters(), rate, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov, fused=True
     )
     bf16 = recipe.bf16 and has_fast_bf16(device)
-    forward = torch.compile(net) if recipe.compile else net
+    forward: Callable[[Tensor], Tensor] = net
+    if recipe.compile:
+        torch.compiler.reset()  # it gives up after compiling for eight networks, and every round has its own
+        forward = torch.compile(net)
 
     def step() -> Tensor:
         idxs, flip, shift = (d.index_select(0, at)[0] for d in draws)

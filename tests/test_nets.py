@@ -270,10 +270,11 @@ def test_probs_are_the_networks_softmax_in_evaluation_mode(pool):
 
 
 def test_compile_is_used_and_its_failure_told(pool, monkeypatch):
-    compiled = []
-    monkeypatch.setattr(torch, "compile", lambda net: compiled.append(net) or net)
+    calls = []
+    monkeypatch.setattr(torch.compiler, "reset", lambda: calls.append("reset"))
+    monkeypatch.setattr(torch, "compile", lambda net: calls.append("compile") or net)
     assert torch.equal(weights(small.learner(pool, compile=True)), weights(small.learner(pool)))
-    assert len(compiled) == 1
+    assert calls == ["reset", "compile"]
 
     def fail(x):
         raise torch._dynamo.exc.TorchDynamoException("no compiler\nand many more lines")

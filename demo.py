@@ -35,6 +35,7 @@ from utils import (
     configure,
     confusion_matrix,
     environment,
+    exit_code,
     pick_device,
     stream,
     to_csv,
@@ -358,15 +359,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if args.seed is None:
         args.seed = secrets.randbelow(2**31)
-    try:
-        run_experiment(experiment(args))
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command resumes the run", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code(lambda: run_experiment(experiment(args)), "interrupted; the same command resumes the run")
 
 
 if __name__ == "__main__":

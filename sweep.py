@@ -30,7 +30,7 @@ from tqdm import tqdm
 import demo
 from data import ImageData, load
 from strategies import STRATEGIES
-from utils import UserError, lock_file, read_rounds, run_path, warn, writing
+from utils import UserError, exit_code, lock_file, read_rounds, run_path, warn, writing
 
 DEMO = Path(__file__).resolve().parent / "demo.py"
 # Seeds vary fastest, so that runs at a time seldom wait for each other: round 0 is shared by the runs of a seed.
@@ -534,14 +534,7 @@ def main(argv: list[str] | None = None) -> int:
     if of_demo.list_strategies:
         print(demo.list_strategies())
         return 0
-    try:
-        return run_sweep(args, rest, of_demo.device)
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command resumes the sweep", file=sys.stderr)
-        return 130
+    return exit_code(lambda: run_sweep(args, rest, of_demo.device), "interrupted; the same command resumes the sweep")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,18 @@ class UserError(Exception):
     """A mistake of the user's: scripts print its one line on stderr and exit with code 2."""
 
 
+def exit_code(script: Callable[[], int | None], interrupted: str) -> int:
+    """Run a script's work. A user's mistake is one line and code 2, Ctrl-C the line `interrupted` and code 130."""
+    try:
+        return script() or 0
+    except UserError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(interrupted, file=sys.stderr)
+        return 130
+
+
 def warn(message: str) -> None:
     """Print one line on stderr that the user should know but that stops nothing."""
     print(f"note: {message}", file=sys.stderr, flush=True)

@@ -14,18 +14,11 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from measuring import Timer, header, on_cpu, row
+from measuring import Timer, built, header, on_cpu, row
 
-from data import ImageData, Images, Pool, load
-from nets import NETS, Net, train
+from data import Images, Pool, load
+from nets import NETS, train
 from utils import stream
-
-
-def built(name: str, data: ImageData) -> Net:
-    """A new network for the data, with its default dropout."""
-    net = NETS[name].build(len(data.classes), 32, NETS[name].recipe.dropout, False)
-    net.set_pixel_stats(data.mean, data.std)
-    return net
 
 
 def main() -> None:
@@ -47,7 +40,7 @@ def main() -> None:
         for name in args.net_names:
             recipe, rng = NETS[name].recipe, stream(args.seed, "train")
             seconds, learner, peak = timer.once(
-                partial(train, partial(built, name, data), pool, recipe, torch.device("cpu"), rng)
+                partial(train, partial(built, name, data, recipe.dropout), pool, recipe, torch.device("cpu"), rng)
             )
             right = (learner.probs(Images(data.test_x)).argmax(1).numpy() == data.test_y).mean()
             size = f"{n} labels, {recipe.n_steps(n)} steps of {recipe.batch_size}"

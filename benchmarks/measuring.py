@@ -10,6 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from data import ImageData
+from nets import NETS, Net
+
 LONG_SECONDS = 30  # what takes longer is timed once
 
 
@@ -37,6 +41,13 @@ def peak_memory() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
     status = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) / 1e6
+
+
+def built(name: str, data: ImageData, dropout: float) -> Net:
+    """A new network of NETS for images of 32 pixels, which knows their statistics."""
+    net = NETS[name].build(len(data.classes), 32, dropout, False)
+    net.set_pixel_stats(data.mean, data.std)
+    return net
 
 
 class Timer:

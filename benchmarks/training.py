@@ -28,7 +28,7 @@ from torchvision import transforms
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from measuring import Timer, header, on_cpu, row
+from measuring import Timer, built, header, on_cpu, row
 
 from data import ImageData, Images, Pool, load
 from nets import NETS, Learner, Net, Recipe, train
@@ -112,16 +112,11 @@ def training_case(timer: Timer, data: ImageData, pool: Pool, deepal: Recipe, def
     """One round, with DeepAL's recipe and with our own. Returns the learner of the first."""
     idxs = pool.labeled
 
-    def build(dropout: float) -> Net:
-        net = NETS["SmallCNN"].build(10, 32, dropout, False)
-        net.set_pixel_stats(data.mean, data.std)
-        return net
-
     def ours(recipe: Recipe) -> Learner:
-        return train(lambda: build(recipe.dropout), pool, recipe, CPU, stream(1, "train"))
+        return train(partial(built, "SmallCNN", data, recipe.dropout), pool, recipe, CPU, stream(1, "train"))
 
     def other() -> Learner:
-        net = build(deepal.dropout)
+        net = built("SmallCNN", data, deepal.dropout)
         pixels = data.train_x.permute(0, 2, 3, 1).numpy()[idxs]
         return per_image_train(net, PerImage(pixels, data.train_y[idxs], net), deepal)
 

@@ -96,7 +96,7 @@ def experiments(args: argparse.Namespace, flags: list[str], runs: list[tuple[str
         row(case, f"{len(rows)} trainings", seconds, None, peak_gigabytes(), f"{ends}; {parts}")
 
 
-def engine(e: demo.Experiment, pool: Pool, ceiling: float) -> None:
+def engine(e: demo.Experiment, pool: Pool, ceiling: float) -> nets.Learner:
     """The same training as a CUDA graph and step by step: seconds, share of the bf16 rate, agreement."""
     test = Images(e.images.test_x).to(e.device)
     net_name, n_labeled, size = e.config["net_name"], len(pool.labeled), e.config["img_size"]
@@ -118,6 +118,7 @@ def engine(e: demo.Experiment, pool: Pool, ceiling: float) -> None:
         f"{eager_right:.4f}; same class for {100 * same:.2f} %"
     )
     row(f"training, {net_name}, CUDA graph / eager", f"{n_labeled} labels", ours[0], other[0], peak, remark)
+    return learner
 
 
 def queries(e: demo.Experiment, pool: Pool, learner: nets.Learner, n: int) -> None:
@@ -154,10 +155,10 @@ def main() -> None:
             header(f"{name}, {datetime.date.today()}, {ceiling / 1e12:.1f} TFLOP/s in a bf16 product; seconds")
         pool = Pool(Images(e.images.train_x).to(e.device), e.images.train_y, len(e.images.classes))
         pool.label(demo.initial(e))
-        if "engine" in args.only:
-            engine(e, pool, ceiling)
+        learner = engine(e, pool, ceiling) if "engine" in args.only else None
         if "queries" in args.only:
-            queries(e, pool, nets.train(e.build, pool, e.recipe, e.device, stream(1, "train", 0)), parsed.n_query)
+            learner = learner or nets.train(e.build, pool, e.recipe, e.device, stream(1, "train", 0))
+            queries(e, pool, learner, parsed.n_query)
     if "experiments" in args.only:
         experiments(args, flags, [(net_name, "RandomSampling") for net_name in net_names])
 

@@ -71,6 +71,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--score_bf16", action="store_true", help="let strategies embed in bfloat16 where that is fast; other picks"
     )
+    p.add_argument(
+        "--screen",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="let a pass in bfloat16 rule images out before float32 picks, where that is faster; the same picks",
+    )
     p.add_argument("--skip_unreadable", action="store_true", help="go on without images that cannot be read")
     p.add_argument("--data_dir", type=Path, default=Path("DATA"), help="folder of the datasets")
     p.add_argument("--results_dir", type=Path, default=Path("results"), help="folder of the results")
@@ -173,6 +179,7 @@ def experiment(args: argparse.Namespace, load: Callable[..., ImageData] = load) 
         "net_name": args.net_name,
         "pretrained": args.pretrained,
         "score_bf16": args.score_bf16,
+        "screen": args.screen,
         "deterministic": args.deterministic,
         **asdict(recipe),
         **summary(images),
@@ -265,7 +272,8 @@ def trained(e: Experiment, pool: Pool, round: int, tell: Callable[[float], None]
 
 def round_0_key(e: Experiment) -> str:
     """Names all that round 0 depends on: the configuration less the querying, the code, and the machine's numerics."""
-    config = {k: v for k, v in e.config.items() if k not in ("strategy_name", "strategy_args", "n_query", "score_bf16")}
+    of_the_query = ("strategy_name", "strategy_args", "n_query", "score_bf16", "screen")
+    config = {k: v for k, v in e.config.items() if k not in of_the_query}
     code = [Path(str(module.__file__)).read_text("utf-8") for module in (nets, data, utils)]
     numerics = {k: v for k, v in environment(e.device).items() if k not in ("git_commit", "command")}
     return config_hash({"config": config, "code": code, "numerics": numerics})
@@ -286,7 +294,7 @@ def one_round(e: Experiment, run: RunFolder, pool: Pool, test: Images, round: in
     probs = learner.probs(test)
     metrics = {name: metric(probs.cpu(), torch.from_numpy(e.images.test_y)) for name, metric in METRICS.items()}
     measured = time.perf_counter()
-    learner.bf16 = c["score_bf16"]  # for the query alone: what is reported above is float32
+    learner.bf16, learner.screen = c["score_bf16"], c["screen"]  # for the query alone: what is reported is float32
     picks = np.empty(0, np.int64)
     n = min(c["n_query"], len(pool.unlabeled))
     if round < e.n_round and n:

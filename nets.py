@@ -538,19 +538,34 @@ class Learner:
         batch_size: images a pass; halved by itself when they do not fit into the device's memory.
         bf16: compute embeddings in bfloat16 where the device does so fast: quicker, but its three digits rank images
             otherwise than float32.
+        screen: let strategies rule images out by their scores in bfloat16, where the device is fast at it.
     """
 
-    def __init__(self, net: Net, device: torch.device, batch_size: int | None = None, bf16: bool = False) -> None:
+    def __init__(
+        self,
+        net: Net,
+        device: torch.device,
+        batch_size: int | None = None,
+        bf16: bool = False,
+        screen: bool = False,
+    ) -> None:
         self.net = net.eval().requires_grad_(False)
         self.net.zero_grad(set_to_none=True)
         self.device = device
         self.batch_size = batch_size or (1024 if device.type == "cuda" else 64)
         self.bf16 = bf16
+        self.screen = screen
 
     @property
     def has_dropout(self) -> bool:
         """Whether dropout passes can differ from each other."""
         return self.net.dropout.p > 0
+
+    def rough(self) -> Learner | None:
+        """The same network in bfloat16, to rule images out with; None where that is not wanted or no faster."""
+        if not self.screen or self.bf16 or not has_fast_bf16(self.device):
+            return None
+        return Learner(self.net, self.device, self.batch_size, bf16=True)
 
     @torch.no_grad()
     def map(self, f: Callable[[Tensor], Tensor], images: Images | Tensor) -> Tensor:

@@ -122,7 +122,8 @@ def engine(e: demo.Experiment, pool: Pool, ceiling: float) -> nets.Learner:
 
 
 def queries(e: demo.Experiment, pool: Pool, learner: nets.Learner, n: int) -> None:
-    """Every strategy's whole query."""
+    """Every strategy's whole query, as demo.py has it."""
+    learner.screen = True
     for name in STRATEGIES:
         strategy, arguments = resolve(name, [])
         peak_gigabytes()

@@ -33,6 +33,7 @@ from measuring import Timer, built, header, on_cpu, row
 from data import ImageData, Images, Pool, load
 from nets import NETS, Learner, Net, Recipe, train
 from strategies import scores
+from strategies.margin_sampling import MarginSampling
 from utils import UserError, stream
 
 CPU = torch.device("cpu")
@@ -137,21 +138,34 @@ def training_case(timer: Timer, data: ImageData, pool: Pool, deepal: Recipe, def
 
 
 def scoring_case(timer: Timer, data: ImageData, learner: Learner, n: int) -> None:
-    """Probabilities of a pool in float32, as strategies get them, and in bfloat16, as --score_bf16 gives them."""
+    """Probabilities of a pool and what MarginSampling picks of them, in float32 and in two ways with bfloat16."""
     images = Images(data.train_x)[np.arange(n)]
+    pool = Pool(images, data.train_y[:n], len(data.classes))
+    k = n // 40
     loop_net = copy.deepcopy(learner.net).to(memory_format=torch.contiguous_format)  # as DeepAL's is
     dataset = PerImage(data.train_x.permute(0, 2, 3, 1).numpy()[:n], data.train_y[:n], loop_net)
-    rough = Learner(learner.net, CPU, bf16=True)
-    exact = scores.margin(learner.probs(images))
-    for case, scorer in (("scoring", learner), ("scoring, --score_bf16", rough)):
-        ours, other, peak, probs, others = timer.compare(
-            partial(scorer.probs, images), lambda: per_image_probs(loop_net, dataset)
-        )
-        picks = [set(m.topk(n // 40).indices.tolist()) for m in (exact, scores.margin(probs))]
-        same = len(picks[0] & picks[1]) / len(picks[0])
-        difference = (probs - others).abs().max().item()
-        remark = f"probabilities within {difference:.0e}, {100 * same:.1f} % of {n // 40} margin picks the same"
-        row(f"{case} / per-image loop", f"{n} images", ours, other, peak, remark)
+
+    def query(learner: Learner) -> list[int]:
+        return MarginSampling(pool, learner, stream(1, "query", 0)).query(k).tolist()
+
+    def loop_query() -> list[int]:
+        return scores.margin(per_image_probs(loop_net, dataset)).topk(k).indices.tolist()
+
+    ours, other, peak, probs, others = timer.compare(
+        partial(learner.probs, images), lambda: per_image_probs(loop_net, dataset)
+    )
+    difference = (probs - others).abs().max().item()
+    row("scoring / per-image loop", f"{n} images", ours, other, peak, f"probabilities within {difference:.0e}")
+    ways = {
+        "float32": learner,
+        "screened": Learner(learner.net, CPU, screen=True),
+        "--score_bf16": Learner(learner.net, CPU, bf16=True),
+    }
+    for way, scorer in ways.items():
+        ours, other, peak, picks, other_picks = timer.compare(partial(query, scorer), loop_query)
+        same = 100 * len(set(picks) & set(other_picks)) / k
+        remark = f"{same:.1f} % of the picks are the loop's"
+        row(f"MarginSampling, {way} / loop", f"{k} of {n} images", ours, other, peak, remark)
 
 
 def bald_case(timer: Timer, data: ImageData, learner: Learner, n: int, n_drop: int) -> None:

@@ -17,6 +17,7 @@ class BayesianActiveLearningDisagreement(ScoreStrategy):
     Cost: one pass of the body over the unlabeled images, K products with the head.
     """
 
+    screens = True
     needs_dropout = True
 
     n_drop: int = 50  # dropout passes, K

@@ -16,6 +16,8 @@ class EntropySampling(ScoreStrategy):
     Cost: one pass of the network over the unlabeled images.
     """
 
+    screens = True
+
     def score(self, idxs: Idxs) -> Tensor:
         """Entropy in nats."""
         return scores.entropy(self.learner.probs(self.pool.images[idxs]))

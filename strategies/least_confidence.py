@@ -16,6 +16,8 @@ class LeastConfidence(ScoreStrategy):
     Cost: one pass of the network over the unlabeled images.
     """
 
+    screens = True
+
     def score(self, idxs: Idxs) -> Tensor:
         """1 minus the largest probability."""
         return scores.least_confidence(self.learner.probs(self.pool.images[idxs]))

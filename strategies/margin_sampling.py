@@ -16,6 +16,8 @@ class MarginSampling(ScoreStrategy):
     Cost: one pass of the network over the unlabeled images.
     """
 
+    screens = True
+
     def score(self, idxs: Idxs) -> Tensor:
         """Minus the gap between the two largest probabilities."""
         return scores.margin(self.learner.probs(self.pool.images[idxs]))

@@ -21,7 +21,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_f
 import demo
 import nets
 import strategies
-from strategies import STRATEGIES
+from strategies import STRATEGIES, base
 from utils import METRICS, ROUND_COLUMNS, UserError
 
 ROOT = Path(demo.__file__).parent
@@ -246,6 +246,24 @@ def test_scoring_in_bf16_changes_the_query_and_not_the_metrics(run, tmp_path, mo
     assert seen == [(False, n_test), (True, n_unlabeled), (False, n_test)]
     assert without_seconds(rough)[0] == without_seconds(exact)[0]
     assert [json.loads((p / "config.json").read_text())["score_bf16"] for p in (exact, rough)] == [False, True]
+
+
+def test_a_screened_run_picks_what_a_plain_one_picks(run, monkeypatch):
+    monkeypatch.setattr(base, "SCREENED_FROM", 10)
+    monkeypatch.setattr(base, "SAMPLED", 3)
+    monkeypatch.setattr(nets, "has_fast_bf16", lambda device: True)
+    seen = []
+    probs = nets.Learner.probs
+    monkeypatch.setattr(nets.Learner, "probs", lambda self, x: seen.append((self.bf16, len(x))) or probs(self, x))
+    _, screened = run(n_round=2)
+    n_test, n_unlabeled = 18, 30
+    assert seen[:2] == [(False, n_test), (True, n_unlabeled)]
+    assert all(not rough and n < n_unlabeled for rough, n in seen[2:4])
+    seen.clear()
+    _, plain = run("plain", n_round=2, **{"no-screen": True})
+    assert seen == [(False, n_test), (False, n_unlabeled), (False, n_test), (False, n_unlabeled - 4), (False, n_test)]
+    assert without_seconds(screened) == without_seconds(plain)
+    assert [json.loads((p / "config.json").read_text())["screen"] for p in (screened, plain)] == [True, False]
 
 
 def test_a_damaged_shared_round_0_is_trained_anew(run, tmp_path, monkeypatch):

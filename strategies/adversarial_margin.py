@@ -79,7 +79,7 @@ def deepfool_distances(
         nearest = ratios.argmin(0)
         ratio, norm, w = (t[nearest, torch.arange(len(nearest), device=x.device)] for t in (ratios, norms, gradients))
         flat = ratio == torch.inf
-        r = r + _like(torch.where(flat, 0, ratio / norm), x) * w
+        r = r + per_image(torch.where(flat, 0, ratio / norm), x) * w
         lengths[active] = torch.where(flat, torch.inf, r.flatten(1).norm(dim=1))
         if n_top is not None and n_top < n_classes - 1:
             nearby = classes[:, 1:].gather(1, ratios.argsort(dim=0, stable=True)[:LATER_CLASSES].T)
@@ -115,6 +115,6 @@ def _linearized(
     return logits.shape[1], classes, torch.stack(gaps).detach().abs(), torch.stack(w)
 
 
-def _like(factors: Tensor, x: Tensor) -> Tensor:
+def per_image(factors: Tensor, x: Tensor) -> Tensor:
     """One factor an image, ready to multiply images with."""
     return factors.reshape(-1, *[1] * (x.dim() - 1))

@@ -154,11 +154,26 @@ def test_few_classes_and_few_images_are_enough(kernel, n_classes):
 
 def test_bim_equals_one_image_at_a_time():
     net, x = curved_net(), images(30)
-    ours = bim_distances(net, x, 0.05, 1.0, 6)
-    expected = [reference.bim(net, image, 0.05, 1.0, 6) for image in x]
+    expected = [reference.bim(net, image, 0.05, 1.0, 30) for image in x]
     lengths = [np.inf if r is None else r.norm().item() for r in expected]
     assert 0 < np.isinf(lengths).sum() < 30 or np.isfinite(lengths).all()
-    np.testing.assert_allclose(ours, lengths, rtol=1e-4)
+    np.testing.assert_allclose(bim_distances(net.float(), x, 0.05, 1.0, 8), lengths, rtol=1e-5)
+    a_step = 0.05 * x[0].numel() ** 0.5
+    np.testing.assert_allclose(bim_distances(net, x, 0.05, 1.0), lengths, atol=a_step / 256)
+
+
+@pytest.mark.parametrize(
+    ("lead", "root"), [(lambda t: t**9 - 0.05, 0.05 ** (1 / 9)), (lambda t: 0.05 - (1 - t) ** 9, 1 - 0.05 ** (1 / 9))]
+)
+def test_the_search_ends_on_a_boundary_that_is_no_straight_line(lead, root):
+    """One pixel t grows by one step to beyond the boundary, from elsewhere in each image; the first never crosses it."""
+    factor = torch.tensor([0.0, 0.01, 1.0, 100.0])
+    net = Frozen(nn.Flatten(), nn.Identity())
+    net.forward = lambda x: torch.stack([torch.zeros(len(x)), factor[-len(x) :] * lead(x.flatten())], 1)
+    start = torch.tensor([0.03, 0.005, 0.01, 0.02])
+    lengths = bim_distances(net, start[:, None, None, None], 0.99, 0.99, 14)
+    np.testing.assert_allclose((start + lengths)[1:], [root] * 3, atol=1e-4)
+    assert lengths[0] == torch.inf
 
 
 def test_bim_of_a_linear_network_with_two_classes_ends_on_the_boundary():
@@ -171,8 +186,9 @@ def test_bim_of_a_linear_network_with_two_classes_ends_on_the_boundary():
 
 def test_the_search_separates_images_that_change_at_the_same_step():
     net, x = curved_net(), images(100)
-    assert len(bim_distances(net, x, 0.5, 2.0, 0).unique()) < 20
-    assert len(bim_distances(net, x, 0.5, 2.0, 12).unique()) > 95
+    steps = bim_distances(net, x, 0.5, 2.0) / (0.5 * x[0].numel() ** 0.5)
+    assert len(steps.ceil().unique()) < 10
+    assert len(steps.unique()) > 95
 
 
 def test_bim_stops_at_its_bound():

@@ -47,7 +47,7 @@ from runs import (
     rank_over_datasets,
     significant,
 )
-from utils import METRICS, QUERY_COLUMNS, SECONDS, UserError, read_csv, to_csv, warn, write_atomic, writing
+from utils import METRICS, QUERY_COLUMNS, SECONDS, UserError, exit_code, read_csv, to_csv, warn, write_atomic, writing
 
 T = TypeVar("T")
 ENOUGH_SEEDS = 5
@@ -1004,6 +1004,18 @@ def write(report: Report, out: Path, data_dir: Path) -> list[Path]:
     return [out / name for name in contents]
 
 
+def run(args: argparse.Namespace) -> None:
+    """Compare what the command line names."""
+    if args.metric not in METRIC_NAMES:
+        raise UserError(f"--metric {args.metric}: must be one of {', '.join(METRIC_NAMES)}")
+    report = make_report(args.folder, args.metric)
+    for line in report.problems:
+        warn(line)
+    paths = write(report, args.out, args.data_dir) if args.out is not None else []
+    print(as_text(report))
+    print("\nwritten: " + ", ".join(map(str, paths)) if paths else "\nno file is written without --out")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the script. Returns its exit code."""
     parser = argparse.ArgumentParser(description="Say which strategies beat RandomSampling, and how surely.")
@@ -1014,19 +1026,7 @@ def main(argv: list[str] | None = None) -> int:
         "--data_dir", type=Path, default=Path("DATA"), help="where the images are, to show picks (DATA)"
     )
     args = parser.parse_args(argv)
-    try:
-        if args.metric not in METRIC_NAMES:
-            raise UserError(f"--metric {args.metric}: must be one of {', '.join(METRIC_NAMES)}")
-        report = make_report(args.folder, args.metric)
-        for line in report.problems:
-            warn(line)
-        paths = write(report, args.out, args.data_dir) if args.out is not None else []
-        print(as_text(report))
-        print("\nwritten: " + ", ".join(map(str, paths)) if paths else "\nno file is written without --out")
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: run(args), "interrupted")
 
 
 if __name__ == "__main__":

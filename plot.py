@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 import runs as reader
 from runs import BASELINE, SHARES, Curve, Floats, Setting, shown
-from utils import UserError, warn, write_atomic, writing
+from utils import UserError, exit_code, warn, write_atomic, writing
 
 TITLES = {
     "accuracy": "Test accuracy (%)",
@@ -500,32 +500,30 @@ def plot_folder(folder: Path, column: str, out: Path | None) -> list[Path]:
     return paths
 
 
+def run(args: argparse.Namespace) -> None:
+    """Draw what the command line names."""
+    if args.folder is None and args.confusion is None:
+        raise UserError("give a folder of results, such as results/CIFAR10, or --confusion with a run's folder")
+    if args.column not in reader.COLUMNS:
+        raise UserError(f"--column {args.column}: rounds.csv has {', '.join(reader.COLUMNS)}")
+    paths = [] if args.folder is None else plot_folder(args.folder, args.column, args.out)
+    of_run = args.confusion
+    if of_run is None and reader.is_run(args.folder) and (args.folder / "confusion_matrix.csv").exists():
+        of_run = args.folder
+    if of_run is not None:
+        paths += plot_confusion(of_run, _stem(args.out, of_run, "confusion_matrix", more=bool(paths)))
+    print("\nwritten: " + ", ".join(str(p) for p in paths) if paths else "\nnothing was drawn")
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Draw what the command line asks for; 0 on success, 2 on a mistake of the user's."""
+    """Run the script. Returns its exit code."""
     parser = argparse.ArgumentParser(description="Draw the curves of all runs below a folder, and confusion matrices.")
     parser.add_argument("folder", type=Path, nargs="?", help="a folder of results, such as results/CIFAR10, or one run")
     parser.add_argument("--column", default="accuracy", help=f"what to draw: {', '.join(reader.COLUMNS)} (accuracy)")
     parser.add_argument("--confusion", type=Path, metavar="RUN", help="draw the confusion matrix of this run's folder")
     parser.add_argument("--out", type=Path, help="where to write, without .png and .pdf (a name inside the folder)")
     args = parser.parse_args(argv)
-    try:
-        paths = []
-        if args.folder is None and args.confusion is None:
-            raise UserError("give a folder of results, such as results/CIFAR10, or --confusion with a run's folder")
-        if args.column not in reader.COLUMNS:
-            raise UserError(f"--column {args.column}: rounds.csv has {', '.join(reader.COLUMNS)}")
-        if args.folder is not None:
-            paths += plot_folder(args.folder, args.column, args.out)
-        run = args.confusion
-        if run is None and reader.is_run(args.folder) and (args.folder / "confusion_matrix.csv").exists():
-            run = args.folder
-        if run is not None:
-            paths += plot_confusion(run, _stem(args.out, run, "confusion_matrix", more=bool(paths)))
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    print("\nwritten: " + ", ".join(str(p) for p in paths) if paths else "\nnothing was drawn")
-    return 0
+    return exit_code(lambda: run(args), "interrupted")
 
 
 if __name__ == "__main__":

@@ -166,7 +166,7 @@ def test_bim_equals_one_image_at_a_time():
     ("lead", "root"), [(lambda t: t**9 - 0.05, 0.05 ** (1 / 9)), (lambda t: 0.05 - (1 - t) ** 9, 1 - 0.05 ** (1 / 9))]
 )
 def test_the_search_ends_on_a_boundary_that_is_no_straight_line(lead, root):
-    """One pixel t grows by one step to beyond the boundary, from elsewhere in each image; the first never crosses it."""
+    """One pixel t takes one step across the boundary, from elsewhere in each image; in the first there is none."""
     factor = torch.tensor([0.0, 0.01, 1.0, 100.0])
     net = Frozen(nn.Flatten(), nn.Identity())
     net.forward = lambda x: torch.stack([torch.zeros(len(x)), factor[-len(x) :] * lead(x.flatten())], 1)

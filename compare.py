@@ -47,7 +47,19 @@ from runs import (
     rank_over_datasets,
     significant,
 )
-from utils import METRICS, QUERY_COLUMNS, SECONDS, UserError, exit_code, read_csv, to_csv, warn, write_atomic, writing
+from utils import (
+    METRICS,
+    QUERY_COLUMNS,
+    SECONDS,
+    Parser,
+    UserError,
+    exit_code,
+    read_csv,
+    to_csv,
+    warn,
+    write_atomic,
+    writing,
+)
 
 T = TypeVar("T")
 ENOUGH_SEEDS = 5
@@ -139,7 +151,7 @@ def _against(row: Row, own: dict[int, Floats], random: dict[int, Floats], n_labe
     """The same row with what pairs it with RandomSampling; p is not adjusted yet."""
     a, b = _common(own, random)
     if not len(a):
-        return replace(row, verdict=UNDECIDED)
+        return row
     heights = [np.array([[reader.aubc(n_labeled, v)] for v in of]) for of in (a, b)]
     target = float(b.mean(axis=0)[-1])
     needed = [labels_to_reach(n_labeled, of.mean(axis=0), target) for of in (b, a)]
@@ -322,7 +334,7 @@ READING = (
     "is 'not distinguishable'.",
     "Win/tie/loss: rounds after the first in which a two-sided paired t-test (5 %, not adjusted) finds the strategy "
     "above RandomSampling, finds nothing, finds it below.",
-    "Labels saved: labels that RandomSampling needs for the accuracy it ends with, minus those that the strategy needs "
+    "Labels saved: labels that RandomSampling needs for the height it ends with, minus those that the strategy needs "
     "for the same, both on the mean curve and interpolated between rounds.",
     "Not distinguishable does not mean equal: it means that these runs cannot tell.",
 )
@@ -621,10 +633,8 @@ def pictures(setting: Setting, data_dir: Path) -> Callable[[str, int], NDArray[n
     if name == "Digits":
         x = data.load(name, data_dir, side).train_x
         return lambda _, idx: np.ascontiguousarray(x[idx].permute(1, 2, 0).numpy())
-    for folder in (data_dir / f"DATA_{name}", data_dir / name):
-        if folder.is_dir():
-            return lambda path, _: data.decode(folder / path, side)
-    return None
+    folder = data.folder_of(name, data_dir)
+    return None if folder is None else lambda path, _: data.decode(folder / path, side)
 
 
 def contact_sheet(picks: Picks, picture: Callable[[str, int], NDArray[np.uint8]]) -> str:
@@ -1018,7 +1028,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script. Returns its exit code."""
-    parser = argparse.ArgumentParser(description="Say which strategies beat RandomSampling, and how surely.")
+    parser = Parser(description="Say which strategies beat RandomSampling, and how surely.")
     parser.add_argument("folder", type=Path, help="a folder of results, such as results or results/CIFAR10")
     parser.add_argument("--metric", default="accuracy", help=f"what to compare: {', '.join(METRIC_NAMES)} (accuracy)")
     parser.add_argument("--out", type=Path, help="write compare.md, compare.csv and compare.html into this folder")

@@ -625,6 +625,12 @@ def load_folder(root: Path, data_dir: Path, img_size: int, skip_unreadable: bool
 # The datasets with a name of their own
 
 
+def folder_of(name: str, data_dir: Path) -> Path | None:
+    """Where the images of a dataset lie, or None if they are not there."""
+    names = ("DATA_CIFAR10", "CIFAR10") if name == "CIFAR10" else (name,)
+    return next((data_dir / n for n in names if (data_dir / n).is_dir()), None)
+
+
 def _folder(name: str) -> Callable[[Path, int, bool], ImageData]:
     def load_named(data_dir: Path, img_size: int, skip_unreadable: bool) -> ImageData:
         root = data_dir / name
@@ -637,9 +643,8 @@ def _folder(name: str) -> Callable[[Path, int, bool], ImageData]:
 
 def cifar10(data_dir: Path, img_size: int, skip_unreadable: bool) -> ImageData:
     """CIFAR-10 from DATA_CIFAR10/ or CIFAR10/ or, failing both, downloaded and written as CIFAR10/ in PNG files."""
-    for name in ("DATA_CIFAR10", "CIFAR10"):
-        if (data_dir / name).is_dir():
-            return load_folder(data_dir / name, data_dir, img_size, skip_unreadable)
+    if folder := folder_of("CIFAR10", data_dir):
+        return load_folder(folder, data_dir, img_size, skip_unreadable)
     with alone(_first_writable(_cache_folders(data_dir)) / "CIFAR10.lock", "downloading CIFAR-10"):
         if not (data_dir / "CIFAR10").is_dir():
             _download_cifar10(data_dir)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from strategies import ALIASES, STRATEGIES, described, resolve
 from strategies.base import Strategy
 from utils import (
     METRICS,
+    Parser,
     Query,
     Round,
     RunFolder,
@@ -45,17 +46,9 @@ from utils import (
 )
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the line and leave with code 2."""
-        self.exit(2, f"error: {message}; see --help\n")
-
-
 def parser() -> argparse.ArgumentParser:
     """The flags of this script."""
-    p = Parser(description=__doc__, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = Parser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--n_round", type=int, default=10, help="rounds of querying, so n_round + 1 trainings")
     p.add_argument("--n_query", type=int, default=1000, help="images labeled per round")
     p.add_argument("--n_init_labeled", type=int, default=10000, help="images labeled at random before round 0")
@@ -75,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
         "--screen",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="let a pass in bfloat16 rule images out before float32 picks, where that is faster; the same picks",
+        help="let a bfloat16 pass rule images out before float32 picks; the same picks but for rounding",
     )
     p.add_argument("--skip_unreadable", action="store_true", help="go on without images that cannot be read")
     p.add_argument("--data_dir", type=Path, default=Path("DATA"), help="folder of the datasets")
@@ -274,7 +267,8 @@ def round_0_key(e: Experiment) -> str:
     """Names all that round 0 depends on: the configuration less the querying, the code, and the machine's numerics."""
     of_the_query = ("strategy_name", "strategy_args", "n_query", "score_bf16", "screen")
     config = {k: v for k, v in e.config.items() if k not in of_the_query}
-    code = [Path(str(module.__file__)).read_text("utf-8") for module in (nets, data, utils)]
+    files = [__file__, *(str(module.__file__) for module in (nets, data, utils))]
+    code = [Path(f).read_text("utf-8") for f in files]
     numerics = {k: v for k, v in environment(e.device).items() if k not in ("git_commit", "command")}
     return config_hash({"config": config, "code": code, "numerics": numerics})
 
@@ -365,9 +359,11 @@ def main(argv: list[str] | None = None) -> int:
     if args.list_strategies:
         print(list_strategies())
         return 0
+    again = "the same command"
     if args.seed is None:
         args.seed = secrets.randbelow(2**31)
-    return exit_code(lambda: run_experiment(experiment(args)), "interrupted; the same command resumes the run")
+        again += f" with --seed {args.seed}"
+    return exit_code(lambda: run_experiment(experiment(args)), f"interrupted; {again} resumes the run")
 
 
 if __name__ == "__main__":

@@ -300,6 +300,8 @@ def _seeded(rng: np.random.Generator, device: torch.device) -> Iterator[None]:
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":
             torch.cuda.manual_seed(seed)
+        elif device.type == "mps":
+            torch.mps.manual_seed(seed)
         yield
 
 
@@ -397,7 +399,13 @@ def _fit(
 ) -> float:
     """All steps of one training. Returns the last loss."""
     labeled = pool.labeled
-    x = pool.images[labeled].batch(0, len(labeled), device).permute(0, 2, 3, 1)
+    try:
+        x = pool.images[labeled].batch(0, len(labeled), device).permute(0, 2, 3, 1)
+    except torch.OutOfMemoryError as e:
+        side = pool.images.img_size
+        raise UserError(
+            f"{len(labeled)} labeled images of {side} pixels do not fit into the memory of {device}; lower --img_size"
+        ) from e
     y = torch.from_numpy(pool.labels[labeled]).to(device)
     n_steps, n_epoch_steps = len(order), math.ceil(len(labeled) / recipe.batch_size)
     step = _step(net, x, y, recipe, order, flips, shifts)
@@ -691,6 +699,6 @@ def load(path: Path | str, device: torch.device) -> tuple[Learner, dict[str, Any
         content = torch.load(path, map_location="cpu", weights_only=True)
         net = NETS[content["net_name"]].build(len(content["classes"]), content["img_size"], content["dropout"], False)
         net.load_state_dict(content["state_dict"])
-    except (OSError, EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as e:
+    except (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as e:
         raise UserError(f"{path} is no model.pt of DalMax: {' '.join(str(e).split())}") from e
     return Learner(net.to(device).to(memory_format=torch.channels_last), device), content

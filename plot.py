@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 import runs as reader
 from runs import BASELINE, SHARES, Curve, Floats, Setting, shown
-from utils import UserError, exit_code, warn, write_atomic, writing
+from utils import ROUND_COLUMNS, Parser, UserError, exit_code, warn, write_atomic, writing
 
 TITLES = {
     "accuracy": "Test accuracy (%)",
@@ -504,8 +504,8 @@ def run(args: argparse.Namespace) -> None:
     """Draw what the command line names."""
     if args.folder is None and args.confusion is None:
         raise UserError("give a folder of results, such as results/CIFAR10, or --confusion with a run's folder")
-    if args.column not in reader.COLUMNS:
-        raise UserError(f"--column {args.column}: rounds.csv has {', '.join(reader.COLUMNS)}")
+    if args.column not in ROUND_COLUMNS:
+        raise UserError(f"--column {args.column}: rounds.csv has {', '.join(ROUND_COLUMNS)}")
     paths = [] if args.folder is None else plot_folder(args.folder, args.column, args.out)
     of_run = args.confusion
     if of_run is None and reader.is_run(args.folder) and (args.folder / "confusion_matrix.csv").exists():
@@ -517,9 +517,9 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script. Returns its exit code."""
-    parser = argparse.ArgumentParser(description="Draw the curves of all runs below a folder, and confusion matrices.")
+    parser = Parser(description="Draw the curves of all runs below a folder, and confusion matrices.")
     parser.add_argument("folder", type=Path, nargs="?", help="a folder of results, such as results/CIFAR10, or one run")
-    parser.add_argument("--column", default="accuracy", help=f"what to draw: {', '.join(reader.COLUMNS)} (accuracy)")
+    parser.add_argument("--column", default="accuracy", help=f"what to draw: {', '.join(ROUND_COLUMNS)} (accuracy)")
     parser.add_argument("--confusion", type=Path, metavar="RUN", help="draw the confusion matrix of this run's folder")
     parser.add_argument("--out", type=Path, help="where to write, without .png and .pdf (a name inside the folder)")
     args = parser.parse_args(argv)

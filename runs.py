@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from utils import METRICS, ROUND_COLUMNS, Round, UserError, read_rounds
+from utils import METRICS, Round, UserError, read_rounds
 
 BASELINE = "RandomSampling"
 SHARES = ("accuracy", "precision", "recall", "f1", "ece")  # metrics between 0 and 1, shown to people in %
@@ -474,6 +474,3 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         lines.append("  ".join(sides).rstrip())
     lines.insert(1, "  ".join("-" * w for w in widths).rstrip())
     return "\n".join(lines)
-
-
-COLUMNS = ROUND_COLUMNS  # columns that can be drawn

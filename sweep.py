@@ -30,7 +30,7 @@ from tqdm import tqdm
 import demo
 from data import ImageData, load
 from strategies import STRATEGIES
-from utils import UserError, exit_code, lock_file, read_rounds, run_path, warn, writing
+from utils import Parser, UserError, exit_code, lock_file, read_rounds, run_path, warn, writing
 
 DEMO = Path(__file__).resolve().parent / "demo.py"
 # Seeds vary fastest, so that runs at a time seldom wait for each other: round 0 is shared by the runs of a seed.
@@ -51,10 +51,9 @@ sys.exit(demo.main())
 
 def parser() -> argparse.ArgumentParser:
     """The flags of this script; all others are demo.py's."""
-    p = demo.Parser(
+    p = Parser(
         description=__doc__,
         epilog="Every other flag is passed on to demo.py; python demo.py --help lists them.",
-        allow_abbrev=False,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     of_demo = demo.parser()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import errno
 import fcntl
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import numpy as np
 import torch
@@ -28,6 +29,17 @@ from torch import Tensor
 
 class UserError(Exception):
     """A mistake of the user's: scripts print its one line on stderr and exit with code 2."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, and that takes no abbreviations."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        """Print the line and leave with code 2."""
+        self.exit(2, f"error: {message}; see --help\n")
 
 
 def exit_code(script: Callable[[], int | None], interrupted: str) -> int:

@@ -111,14 +111,15 @@ def _boundary(
         n_search: forward passes.
     """
     (low, high), (below, above) = (torch.zeros_like(lead[0]), torch.ones_like(lead[0])), lead
+    least = torch.finfo(lead.dtype).tiny  # halving must not reach 0 on both sides
     last = torch.zeros_like(low)  # 1 where the upper end moved last, -1 where the lower did
     for _ in range(n_search):
         middle = _crossing(low, high, below, above)
         at_middle = _lead(forward(torch.lerp(inside, outside, per_image(middle, inside))), y)
         over = at_middle > 0
         # an end that stays twice counts half, or it would stay for good
-        below = torch.where(over, torch.where(last > 0, below / 2, below), at_middle)
-        above = torch.where(over, at_middle, torch.where(last < 0, above / 2, above))
+        below = torch.where(over, torch.where(last > 0, (below / 2).clamp_max(-least), below), at_middle)
+        above = torch.where(over, at_middle, torch.where(last < 0, (above / 2).clamp_min(least), above))
         low, high = torch.where(over, low, middle), torch.where(over, middle, high)
         last = torch.where(over, 1.0, -1.0)
     return torch.lerp(inside, outside, per_image(_crossing(low, high, below, above), inside))

@@ -11,7 +11,7 @@ LAYERS = [
     "utils", "data", "nets", "strategies.scores", "strategies.base", "strategies.*", "strategies", "demo", "sweep",
 ]  # fmt: skip
 HOME = {"matplotlib": {"plot.py"}, "PIL": {"data.py"}}
-SCRIPTS = {"demo.py", "plot.py", "compare.py", "sweep.py"}
+SCRIPTS = {"utils.py", "demo.py", "plot.py", "compare.py", "sweep.py"}
 
 
 def imported(path):

@@ -436,6 +436,11 @@ def test_bad_input_gets_one_line(results, tmp_path, capsys):
         assert (code, text, err.count("\n")) == (2, "", 1)
         assert err.startswith("error: ")
         assert said in err
+    for flags in (["--metri", "f1"], ["--bogus"], []):
+        with pytest.raises(SystemExit) as left:
+            compare.main([str(results), *flags] if flags else [])
+        assert left.value.code == 2
+        assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_damaged_files_are_named_and_the_rest_is_shown(results, tmp_path, capsys):

@@ -1055,6 +1055,15 @@ def test_users_cifar10_comes_before_a_downloaded_one(tmp_path):
     folder(tmp_path / "CIFAR10", classes=("a", "b"))
     folder(tmp_path / "DATA_CIFAR10", classes=("c", "d"))
     assert load("CIFAR10", tmp_path, SIDE).classes == ["c", "d"]
+    assert data.folder_of("CIFAR10", tmp_path) == tmp_path / "DATA_CIFAR10"
+
+
+def test_the_folder_of_a_dataset_is_the_one_that_is_read(tmp_path):
+    folder(tmp_path / "weeds", classes=("a", "b"))
+    folder(tmp_path / "DATA_weeds", classes=("c", "d"))
+    assert load("weeds", tmp_path, SIDE).classes == ["a", "b"]
+    assert data.folder_of("weeds", tmp_path) == tmp_path / "weeds"
+    assert data.folder_of("none", tmp_path) is None
 
 
 class FakeCIFAR10:

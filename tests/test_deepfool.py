@@ -184,6 +184,11 @@ def test_bim_of_a_linear_network_with_two_classes_ends_on_the_boundary():
     torch.testing.assert_close(bim_distances(net, x, 0.05, 10.0, 20), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_search_much_longer_than_needed_stays_where_it_is():
+    net, x = curved_net(), images(50)
+    torch.testing.assert_close(bim_distances(net, x, n_search=300), bim_distances(net, x, n_search=20))
+
+
 def test_the_search_separates_images_that_change_at_the_same_step():
     net, x = curved_net(), images(100)
     steps = bim_distances(net, x, 0.5, 2.0) / (0.5 * x[0].numel() ** 0.5)

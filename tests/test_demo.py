@@ -18,9 +18,11 @@ import torch
 from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 
+import data
 import demo
 import nets
 import strategies
+import utils
 from strategies import STRATEGIES, base
 from utils import METRICS, ROUND_COLUMNS, UserError
 
@@ -266,6 +268,19 @@ def test_a_screened_run_picks_what_a_plain_one_picks(run, monkeypatch):
     assert [json.loads((p / "config.json").read_text())["screen"] for p in (screened, plain)] == [True, False]
 
 
+@pytest.mark.parametrize("module", [demo, nets, data, utils])
+def test_other_code_does_not_share_round_0(run, tmp_path, monkeypatch, module):
+    run(n_round=0)
+    trained = count_trainings(monkeypatch)
+    run(n_round=0, strategy_name="EntropySampling")
+    assert trained == []
+    changed = tmp_path / "changed.py"
+    changed.write_text(Path(module.__file__).read_text() + "# changed")
+    monkeypatch.setattr(module, "__file__", str(changed))
+    run(n_round=0, strategy_name="LeastConfidence")
+    assert trained == [6]
+
+
 def test_a_damaged_shared_round_0_is_trained_anew(run, tmp_path, monkeypatch):
     _, whole = run(n_round=1)
     (shared,) = (tmp_path / "results" / ".round0").glob("*.pt")
@@ -330,6 +345,16 @@ def test_two_runs_in_one_folder_are_refused_until_the_first_is_dead(run, tmp_pat
         first.send_signal(signal.SIGKILL)
     assert run(n_round=0, min_steps=1000000, n_epoch=1, dataset_name="None")[0] == 2  # a mistake, but no lock
     assert "in use" not in capsys.readouterr().err
+
+
+def test_ctrl_c_without_a_seed_says_which_was_drawn(run, monkeypatch, capsys):
+    def interrupted(e):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "run_experiment", interrupted)
+    monkeypatch.setattr(demo.secrets, "randbelow", lambda n: 77)
+    assert run(seed=None)[0] == 130
+    assert capsys.readouterr().err == "interrupted; the same command with --seed 77 resumes the run\n"
 
 
 def test_ctrl_c_is_one_line_and_the_run_resumes(run, tmp_path):

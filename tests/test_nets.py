@@ -239,6 +239,15 @@ def test_batch_that_does_not_fit_is_the_users_to_lower(pool, monkeypatch):
         small.learner(pool)
 
 
+def test_labeled_images_that_do_not_fit_say_so(pool, monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(Images, "batch", full)
+    with pytest.raises(UserError, match=r"^12 labeled images of 16 pixels do not fit .*; lower --img_size$"):
+        small.learner(pool)
+
+
 def test_speed_is_told_once(pool):
     told = []
     train(small.build(), pool, replace(small.RECIPE, min_steps=30), CPU, stream(0), told.append)
@@ -386,6 +395,10 @@ def test_damaged_model_is_an_error(tmp_path):
         (tmp_path / "model.pt").write_bytes(content)
         with pytest.raises(UserError, match=r"no model\.pt of DalMax"):
             nets.load(tmp_path / "model.pt", CPU)
+    for content in ([1, 2], {"net_name": "SmallCNN", "classes": 4}, {"net_name": ["SmallCNN"]}):
+        torch.save(content, tmp_path / "model.pt")
+        with pytest.raises(UserError, match=r"no model\.pt of DalMax"):
+            nets.load(tmp_path / "model.pt", CPU)
     with pytest.raises(UserError):
         nets.load(tmp_path / "missing.pt", CPU)
 
@@ -440,6 +453,41 @@ def test_a_recorded_training_drops_out_anew_at_every_step(pool):
     )
     torch.testing.assert_close(graph, again, atol=1e-3, rtol=1e-2)
     torch.testing.assert_close(graph, eager, atol=1e-3, rtol=1e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("SmallCNN", {"clip": 2.0}),
+        ("ResNet9", {"bf16": True}),
+        ("ResNet18", {"bf16": True}),
+        ("ResNet9", {"bf16": True, "compile": True}),
+    ],
+)
+def test_what_the_recipes_use_can_be_recorded(pool, name, settings):
+    device = torch.device("cuda", 0)
+    recipe = replace(small.RECIPE, min_steps=30, **settings)
+    trained = train(small.build(name), pool, recipe, device, stream(0, "train"))
+    eager = train(small.build(name), pool, replace(recipe, cuda_graph=False), device, stream(0, "train"))
+    probs = [learner.probs(pool.images) for learner in (trained, eager)]
+    assert (probs[0] - probs[1]).abs().mean() < 0.05
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_deterministic_trainings_are_equal_bit_by_bit(pool):
+    device = torch.device("cuda", 0)
+    torch.use_deterministic_algorithms(True)
+    try:
+        first, second = (
+            train(small.build("ResNet9"), pool, replace(small.RECIPE, min_steps=30), device, stream(0, "train"))
+            for _ in range(2)
+        )
+        assert torch.equal(first.probs(pool.images), second.probs(pool.images))
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 class FakeGraph:

@@ -14,7 +14,7 @@ from fake_results import CONFIG, rising, write_run
 
 import plot
 import runs
-from utils import Round, RunFolder, UserError
+from utils import ROUND_COLUMNS, Round, RunFolder, UserError
 
 EIGHT = (
     "RandomSampling",
@@ -82,7 +82,7 @@ def test_the_same_results_give_the_same_bytes(results, tmp_path, capsys):
         assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
 
 
-@pytest.mark.parametrize("column", [c for c in runs.COLUMNS if c != "accuracy"])
+@pytest.mark.parametrize("column", [c for c in ROUND_COLUMNS if c != "accuracy"])
 def test_every_column_of_rounds_csv_can_be_drawn(results, capsys, column):
     assert column in plot.TITLES
     curves = plot.curves_of(setting_of(results), column)
@@ -306,6 +306,13 @@ def test_bad_input_gets_one_line(results, tmp_path, capsys):
     )
     assert "not the folder of one run" in refused(capsys, "--confusion", results)
     assert "give a folder" in refused(capsys)
+    for flags in (["--colum", "f1"], ["--bogus"], ["--out"]):
+        with pytest.raises(SystemExit) as left:
+            plot.main([str(results), *flags])
+        assert left.value.code == 2
+        err = capsys.readouterr().err
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
     folder = next(results.rglob("rounds.csv")).parent
     (folder / "confusion_matrix.csv").unlink()
     assert "no such file; a run writes it when a round is done" in refused(capsys, "--confusion", folder)

@@ -4,7 +4,7 @@
     python benchmarks/gpu.py --tiny     seconds on any machine, to see that it runs
     python benchmarks/gpu.py --only queries     a part of it: engine, queries or experiments
 
-What it prints is what the README quotes; keep it beside this file with the machine and the date.
+What it prints belongs into the README, and beside this file with the machine and the date.
 """
 
 from __future__ import annotations

@@ -68,6 +68,7 @@ def queries(timer: Timer, sizes: list[int], n_labeled: int, n: int, names: list[
         pool.label(np.random.default_rng(1).permutation(size + n_labeled)[:n_labeled])
         recipe = nets.Recipe(n_epoch=1, batch_size=64, lr=0.01, min_steps=300, flip=False, translate=0.0)
         learner = nets.train(one_layer, pool, recipe, torch.device("cpu"), stream(0, "train"))
+        learner.screen = True  # as demo.py has it
         for name in names:
             strategy = STRATEGIES[name](pool, learner, stream(0, "query"))
             seconds, _, peak = timer.once(partial(strategy.query, n))

@@ -280,6 +280,13 @@ def _class_names(folder: Path) -> list[str]:
     return [e.name for e in _visible(folder) if e.is_dir()]
 
 
+def _refuse_lost_links(folder: Path) -> None:
+    """A link to a class folder on a disk that is not mounted must not pass for no class."""
+    for entry in _visible(folder):
+        if not Path(entry.name).suffix and entry.is_symlink() and not os.path.exists(entry.path):
+            raise UserError(f"{entry.path} is a link to {os.readlink(entry.path)}, which is not there")
+
+
 def _image_files(folder: Path, path: str, label: int) -> Iterator[File]:
     """Image files below a class folder, sorted; hidden files and files that are no images are passed over."""
     for entry in _visible(folder):
@@ -309,6 +316,9 @@ def list_folder(root: Path) -> Listing:
         UserError: the folder is not laid out so; the message says where.
     """
     names = _class_names(root)
+    for folder in (root, root / "train", root / "test"):
+        if folder.is_dir():
+            _refuse_lost_links(folder)
     if not {"train", "test"} & set(names):
         return _list_unsplit(root, names)
     for part in ("train", "test"):
@@ -387,12 +397,15 @@ def _open_cache(folder: Path, stem: str, key: str, n_files: int, img_size: int) 
         path = folder / f"{stem}-{key}.u8"
         unreadable = [(int(i), str(why)) for i, why in manifest["unreadable"]]
         shape = (n_files - len(unreadable), img_size, img_size, 3)
-        if manifest["key"] != key or path.stat().st_size != math.prod(shape):
+        stat = path.stat()
+        if manifest["key"] != key or (stat.st_size, stat.st_mtime_ns) != (math.prod(shape), manifest["mtime_ns"]):
             return None
         # Copy-on-write, so that torch may hold the map; nobody writes to it.
         x = np.memmap(path, np.uint8, "c", shape=shape) if shape[0] else np.empty(shape, np.uint8)
-        return CachedImages(x, unreadable, manifest["mean"], manifest["std"], manifest["digest"])
-    except (OSError, ValueError, KeyError, TypeError):
+        mean, std = ([float(v) for v in manifest[k]] for k in ("mean", "std"))
+        sound = len(mean) == len(std) == 3 and all(map(math.isfinite, mean + std)) and min(std) > 0
+        return CachedImages(x, unreadable, mean, std, str(manifest["digest"])) if sound else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -461,7 +474,8 @@ def _build_cache(root: Path, listing: Listing, folder: Path, stem: str, key: str
             os.replace(temporary, final)
         finally:
             temporary.unlink(missing_ok=True)
-    manifest = dict(key=key, unreadable=unreadable, mean=mean, std=std, digest=digest)
+    mtime_ns = final.stat().st_mtime_ns  # another one means that somebody wrote into the file since
+    manifest = dict(key=key, mtime_ns=mtime_ns, unreadable=unreadable, mean=mean, std=std, digest=digest)
     write_atomic(folder / f"{stem}.json", json.dumps(manifest))
 
 

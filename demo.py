@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import secrets
 import sys
 import time
@@ -254,6 +253,8 @@ def trained(e: Experiment, pool: Pool, round: int, tell: Callable[[float], None]
         if path.exists():
             try:
                 learner, content = nets.load(path, e.device)
+                if not isinstance(content.get("train_seconds"), float):
+                    raise UserError(f"{path} is no shared round 0")
                 return learner, content["train_seconds"]
             except UserError as damage:
                 warn(f"{damage}; training round 0 anew")
@@ -278,8 +279,9 @@ def one_round(e: Experiment, run: RunFolder, pool: Pool, test: Images, round: in
     c, n_labeled = e.config, len(pool.labeled)
 
     def estimate(seconds_per_step: float) -> None:
-        sizes = [min(n_labeled + i * c["n_query"], c["n_train"]) for i in range(e.n_round - round + 1)]
-        seconds = seconds_per_step * sum(e.recipe.n_steps(n) for n in dict.fromkeys(sizes))
+        last = min(n_labeled + (e.n_round - round) * c["n_query"], c["n_train"])
+        sizes = [*range(n_labeled, last, c["n_query"]), last]
+        seconds = seconds_per_step * sum(e.recipe.n_steps(n) for n in sizes)
         if tell and seconds > 60:
             warn(f"the trainings will take about {duration(seconds)} in all")
 
@@ -339,6 +341,7 @@ def run_experiment(e: Experiment) -> None:
         for r in done:
             print(line(r), flush=True)
         if done and (done[-1].round >= e.n_round or done[-1].n_labeled == e.config["n_train"]):
+            run.write_n_round(e.n_round)
             print(f"# finished already; a larger --n_round continues it. Results are in {run.folder}")
             return
         run.write_environment({**environment(e.device), "n_round": e.n_round})
@@ -353,8 +356,6 @@ def run_experiment(e: Experiment) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script. Returns its exit code."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold what a terminal cannot show
     args = parser().parse_args(argv)
     if args.list_strategies:
         print(list_strategies())

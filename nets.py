@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import struct
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -672,6 +675,12 @@ class Learner:
         return result.transpose(0, 1) if reduce is None else result
 
 
+UNLOADABLE = (
+    ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError,
+    pickle.UnpicklingError, struct.error, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+
+
 def save(learner: Learner, net_name: str, classes: list[str], img_size: int, **notes: float) -> bytes:
     """The content of a model.pt: weights, what is needed to use them on new images, and any notes."""
     content = {
@@ -696,9 +705,12 @@ def load(path: Path | str, device: torch.device) -> tuple[Learner, dict[str, Any
         UserError: the file is missing or damaged.
     """
     try:
+        with zipfile.ZipFile(path) as records:
+            if damaged := records.testzip():  # torch reads on, whatever the checksums say
+                raise ValueError(f"{damaged} has another checksum")
         content = torch.load(path, map_location="cpu", weights_only=True)
         net = NETS[content["net_name"]].build(len(content["classes"]), content["img_size"], content["dropout"], False)
         net.load_state_dict(content["state_dict"])
-    except (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as e:
+    except UNLOADABLE as e:
         raise UserError(f"{path} is no model.pt of DalMax: {' '.join(str(e).split())}") from e
     return Learner(net.to(device).to(memory_format=torch.channels_last), device), content

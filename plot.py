@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 import runs as reader
 from runs import BASELINE, SHARES, Curve, Floats, Setting, shown
-from utils import ROUND_COLUMNS, Parser, UserError, exit_code, warn, write_atomic, writing
+from utils import ROUND_COLUMNS, Parser, UserError, exit_code, read_rounds, warn, write_atomic, writing
 
 TITLES = {
     "accuracy": "Test accuracy (%)",
@@ -162,7 +162,8 @@ def draw_curves(curves: Sequence[Curve], column: str, title: str, styles: dict[s
     ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
     ax.grid(color="#DDDDDD", lw=0.6)
     ax.set_axisbelow(True)
-    ax.set_title(f"{title}\n", loc="left", fontsize=10, wrap=True)
+    drawable = title.encode("utf-8", "replace").decode()  # a folder's name need not be text
+    ax.set_title(f"{drawable}\n", loc="left", fontsize=10, wrap=True)
     ax.text(0, 1.02, caption(curves), transform=ax.transAxes, fontsize=7.5, color="#555555", va="bottom")
     names = [_said(c, curves) for c in curves]
     ax.legend(
@@ -465,7 +466,8 @@ def plot_confusion(folder: Path, stem: Path) -> list[Path]:
         raise UserError(f"--confusion {folder}: not the folder of one run (no config.json, no rounds.csv)")
     classes, counts = reader.read_confusion(folder / "confusion_matrix.csv")
     run = reader.read_run(folder)
-    labels = f", {run.n_labeled[-1]:,} labels" if run.rounds else ""
+    done = read_rounds(folder / "rounds.csv")  # more, perhaps, than those of `run`
+    labels = f", {done[-1].n_labeled:,} labels" if done else ""
     title = (
         f"{run.strategy[0]}, seed {run.seed}{labels}\naccuracy {100 * np.trace(counts) / max(counts.sum(), 1):.2f} %"
     )

@@ -19,6 +19,7 @@ from scipy import stats
 from utils import METRICS, Round, UserError, read_rounds
 
 BASELINE = "RandomSampling"
+MOST_ROUNDS = 1_000_000  # that are still to come; more were never meant
 SHARES = ("accuracy", "precision", "recall", "f1", "ece")  # metrics between 0 and 1, shown to people in %
 
 LEVEL = 0.05  # of every test, and 1 - LEVEL of every interval
@@ -34,7 +35,8 @@ class Run:
     Attributes:
         config: config.json, every setting that defines the experiment.
         environment: environment.json; empty when there is none.
-        rounds: the committed rounds, 0 first; empty for a run that was only started.
+        rounds: the committed rounds, 0 first, of those that the last start asked for; empty for a run that was only
+            started.
     """
 
     folder: Path
@@ -70,7 +72,8 @@ class Run:
         """Labels of each round, those still to come included."""
         labels = [r.n_labeled for r in self.rounds] or [self.config.get("n_init_labeled", 0)]
         step, limit = self.config.get("n_query", 0), self.config.get("n_train", float("inf"))
-        while step > 0 and len(labels) <= self.environment.get("n_round", 0) and labels[-1] < limit:
+        n_round = min(self.environment.get("n_round", 0), MOST_ROUNDS)
+        while step > 0 and len(labels) <= n_round and labels[-1] < limit:
             labels.append(min(labels[-1] + step, limit))
         return tuple(labels)
 
@@ -147,7 +150,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
     except OSError as e:
         raise UserError(f"cannot read {path}: {e.strerror}") from e
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise UserError(f"{path} is damaged: {e}") from e
     if not isinstance(content, dict):
         raise UserError(f"{path} is damaged: it holds no settings")
@@ -172,7 +175,7 @@ def read_run(folder: Path) -> Run:
     if missing:
         raise UserError(f"{path} {'lacks ' + ', '.join(missing) if path.exists() else 'is missing'}: not a run of ours")
     _check_types(path, config, ("dataset_name", "strategy_name"), str)
-    _check_types(path, config, ("seed", "n_init_labeled", "n_query", "n_train"), int)
+    _check_types(path, config, ("seed", "n_init_labeled", "n_query", "n_train", "img_size"), int)
     _check_types(path, config, ("strategy_args",), dict)
     _check_types(folder / "environment.json", environment, ("n_round",), int)
     rounds_path = folder / "rounds.csv"
@@ -180,11 +183,13 @@ def read_run(folder: Path) -> Run:
         rounds = read_rounds(rounds_path)
     except OSError as e:
         raise UserError(f"cannot read {rounds_path}: {e.strerror}") from e
+    if not all(0 < r.n_labeled < 2**31 for r in rounds):
+        raise UserError(f"{rounds_path} is damaged: n_labeled must be from 1 to 2**31 - 1")
     if any(a.n_labeled >= b.n_labeled for a, b in itertools.pairwise(rounds)):
         raise UserError(f"{rounds_path} is damaged: n_labeled does not grow")
     if not all(np.isfinite(r.metrics[m]) for r in rounds for m in SHARES):
         raise UserError(f"{rounds_path} is damaged: {', '.join(SHARES)} must be numbers")
-    return Run(folder, config, environment, rounds)
+    return Run(folder, config, environment, rounds[: max(environment.get("n_round", len(rounds)), 0) + 1])
 
 
 def is_run(folder: Path) -> bool:
@@ -231,7 +236,7 @@ def read_confusion(path: Path) -> tuple[list[str], NDArray[np.int64]]:
     """
     try:
         with open(path, encoding="utf-8", errors="replace", newline="") as f:
-            (_, *classes), *rows = list(csv.reader(f))
+            (_, *classes), *rows = [row for row in csv.reader(f) if row]
         counts = np.array([[int(v) for v in row[1:]] for row in rows], np.int64)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; a run writes it when a round is done") from None

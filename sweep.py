@@ -30,11 +30,12 @@ from tqdm import tqdm
 import demo
 from data import ImageData, load
 from strategies import STRATEGIES
-from utils import Parser, UserError, exit_code, lock_file, read_rounds, run_path, warn, writing
+from utils import Parser, UserError, asked_rounds, exit_code, lock_file, read_rounds, run_path, warn, writing
 
 DEMO = Path(__file__).resolve().parent / "demo.py"
 # Seeds vary fastest, so that runs at a time seldom wait for each other: round 0 is shared by the runs of a seed.
 LISTS = ("dataset_name", "net_name", "n_init_labeled", "n_query", "strategy_name", "seed")
+MOST_SEEDS = 10_000  # of a range; more is a slip
 POLL_SECONDS = 0.5  # between two looks at the runs
 IN_USE = " is in use: another process"  # what demo.py says of a run that is being done elsewhere
 
@@ -77,11 +78,12 @@ def parser() -> argparse.ArgumentParser:
 
 @dataclass(frozen=True)
 class Run:
-    """One experiment: its flags for demo.py, its folder, and the rows that rounds.csv has when it is finished."""
+    """One experiment: its flags for demo.py, its folder, the rows that rounds.csv has at its end, and --n_round."""
 
     flags: tuple[str, ...]
     folder: Path
     n_rows: int
+    n_round: int
 
     @property
     def name(self) -> str:
@@ -104,8 +106,8 @@ def seeds(words: Iterable[str]) -> list[str]:
     for part in split(words):
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part, re.ASCII)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if first > last:
-            raise UserError(f"--seed {part}: must be numbers and ranges, such as 1-5 or 1,3,7")
+        if first > last or last - first >= MOST_SEEDS:
+            raise UserError(f"--seed {part}: must be numbers and ranges of at most {MOST_SEEDS}, such as 1-5 or 1,3,7")
         numbers += range(first, last + 1)
     return [str(n) for n in dict.fromkeys(numbers)]
 
@@ -151,7 +153,7 @@ def resolved(args: argparse.Namespace, rest: Sequence[str]) -> list[Run]:
             e = demo.experiment(given, load_once)
             c, folder = e.config, run_path(e.results_dir, e.config)
             n_full = -(-(c["n_train"] - c["n_init_labeled"]) // c["n_query"])
-            runs.setdefault(folder, Run(tuple(flags), folder, min(e.n_round, n_full) + 1))
+            runs.setdefault(folder, Run(tuple(flags), folder, min(e.n_round, n_full) + 1, e.n_round))
     for note in dict.fromkeys(notes.getvalue().splitlines()):
         print(note, file=stderr)
     return list(runs.values())
@@ -181,8 +183,8 @@ def n_committed(run: Run) -> int:
 
 
 def is_finished(run: Run) -> bool:
-    """Whether demo.py would say so, without the seconds that it takes to start."""
-    return n_committed(run) == run.n_rows
+    """Whether demo.py would say so and change nothing, without the seconds that it takes to start."""
+    return n_committed(run) == run.n_rows and asked_rounds(run.folder) in (None, run.n_round)
 
 
 def claim(run: Run) -> IO[str] | None:

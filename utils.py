@@ -15,7 +15,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -43,15 +43,47 @@ class Parser(argparse.ArgumentParser):
 
 
 def exit_code(script: Callable[[], int | None], interrupted: str) -> int:
-    """Run a script's work. A user's mistake is one line and code 2, Ctrl-C the line `interrupted` and code 130."""
+    """Run a script's work, and end with one line where it cannot be done.
+
+    Returns:
+        2 after a mistake of the user's, or where permissions, the disk or the memory do not do; 130 after Ctrl-C, which
+        prints the line `interrupted`; 141 when the reader of the output has left; else what `script` says.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold what a terminal cannot show
     try:
-        return script() or 0
+        code = script() or 0
+        sys.stdout.flush()
+        return code
     except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
+        said = str(e)
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        _leave_stdout()
+        return 141
+    except OSError as e:
+        if e.errno is None:
+            raise
+        said = f"{e.filename}: {e.strerror}" if e.filename is not None else str(e.strerror)
+        if e.errno == errno.ENOSPC:
+            _leave_stdout()
+    except MemoryError as e:
+        said = f"not enough memory ({e})" if str(e) else "not enough memory"
+    except RuntimeError as e:
+        if "DefaultCPUAllocator" not in str(e):
+            raise
+        said = f"not enough memory ({str(e).splitlines()[0].partition('DefaultCPUAllocator: ')[2]})"
+    print(f"error: {said}", file=sys.stderr)
+    return 2
+
+
+def _leave_stdout() -> None:
+    """Have what is still in its buffer go nowhere, as writing it at exit would fail again."""
+    with suppress(OSError):  # of a stdout without a file
+        stdout = sys.stdout.fileno()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout)
 
 
 def warn(message: str) -> None:
@@ -387,6 +419,15 @@ def read_rounds(path: Path) -> list[Round]:
     return rounds
 
 
+def asked_rounds(folder: Path) -> int | None:
+    """The n_round of a run's last start; None where environment.json does not tell."""
+    try:
+        n_round = json.loads((folder / "environment.json").read_text("utf-8"))["n_round"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return n_round if isinstance(n_round, int) else None
+
+
 def read_queries(path: Path) -> list[Query]:
     """The rows of a queries.csv, without a torn last line.
 
@@ -467,7 +508,7 @@ class RunFolder:
             return
         try:
             old = json.loads(text)
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             raise UserError(f"{path} is damaged ({e}); move its folder away to start anew") from e
         if not isinstance(old, dict):
             raise UserError(f"{path} is damaged (it holds no settings); move its folder away to start anew")
@@ -538,9 +579,16 @@ class RunFolder:
             try:
                 last = json.loads(text)
                 earlier = [*last.pop("earlier", []), last]
-            except (ValueError, AttributeError, TypeError):
+            except (ValueError, AttributeError, TypeError, RecursionError):
                 warn(f"{path} was damaged and is written anew")
         self.write(path.name, json.dumps({**environment, "earlier": earlier}, indent=2) + "\n")
+
+    def write_n_round(self, n_round: int) -> None:
+        """Record in environment.json for how many rounds a finished run was asked last: so many count as its result."""
+        if asked_rounds(self.folder) in (None, n_round):
+            return
+        content = json.loads(self.folder.joinpath("environment.json").read_text("utf-8"))
+        self.write("environment.json", json.dumps({**content, "n_round": n_round}, indent=2) + "\n")
 
     def close(self) -> None:
         """Let another process use the folder."""

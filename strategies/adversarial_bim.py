@@ -11,6 +11,8 @@ from strategies.adversarial_margin import per_image
 from strategies.base import Idxs, ScoreStrategy
 from utils import UserError
 
+MOST_STEPS = 10_000
+
 
 @dataclass
 class AdversarialBIM(ScoreStrategy):
@@ -27,10 +29,13 @@ class AdversarialBIM(ScoreStrategy):
     n_search: int = 3  # forward passes that search the last step for the boundary
 
     def __post_init__(self) -> None:
-        if not 0 < self.step <= self.bound < math.inf:
-            raise UserError(f"--strategy_args step={self.step} bound={self.bound}: must be 0 < step <= bound")
-        if self.n_search < 0:
-            raise UserError(f"--strategy_args n_search={self.n_search}: must be 0 or more")
+        if not (0 < self.step <= self.bound <= 1000 and self.bound <= MOST_STEPS * self.step):
+            given = f"step={self.step} bound={self.bound}"
+            raise UserError(
+                f"--strategy_args {given}: must be 0 < step <= bound <= 1000, in {MOST_STEPS} steps at most"
+            )
+        if not 0 <= self.n_search <= 100:
+            raise UserError(f"--strategy_args n_search={self.n_search}: must be from 0 to 100")
 
     def score(self, idxs: Idxs) -> Tensor:
         """Minus the length of the perturbation."""

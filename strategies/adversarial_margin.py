@@ -29,8 +29,8 @@ class AdversarialMargin(ScoreStrategy):
     def __post_init__(self) -> None:
         if self.n_top < 1 or self.max_steps < 1:
             raise UserError(f"--strategy_args n_top={self.n_top} max_steps={self.max_steps}: must be 1 or more")
-        if not 0 <= self.overshoot < float("inf"):
-            raise UserError(f"--strategy_args overshoot={self.overshoot}: must be 0 or more")
+        if not 0 <= self.overshoot <= 1:
+            raise UserError(f"--strategy_args overshoot={self.overshoot}: must be from 0 to 1")
 
     def score(self, idxs: Idxs) -> Tensor:
         """Minus the length of the perturbation."""

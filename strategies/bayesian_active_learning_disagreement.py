@@ -23,8 +23,8 @@ class BayesianActiveLearningDisagreement(ScoreStrategy):
     n_drop: int = 50  # dropout passes, K
 
     def __post_init__(self) -> None:
-        if self.n_drop < 2:
-            raise UserError(f"--strategy_args n_drop={self.n_drop}: must be 2 or more, or nothing can disagree")
+        if not 2 <= self.n_drop <= scores.MOST_PASSES:
+            raise UserError(f"--strategy_args n_drop={self.n_drop}: must be from 2 to {scores.MOST_PASSES}")
 
     def score(self, idxs: Idxs) -> Tensor:
         """Mutual information between the class and the dropout mask, in nats."""

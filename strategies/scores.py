@@ -37,3 +37,4 @@ def mutual_information(probs: Tensor) -> Tensor:
 
 
 MEASURES = {"entropy": entropy, "margin": margin, "least_confidence": least_confidence}
+MOST_PASSES = 10_000  # K; beyond it the estimate gains nothing and the folded head fills the memory

@@ -24,8 +24,8 @@ class UncertaintySamplingWithDropoutEstimation(ScoreStrategy):
     measure: str = "entropy"  # or margin, least_confidence
 
     def __post_init__(self) -> None:
-        if self.n_drop < 1:
-            raise UserError(f"--strategy_args n_drop={self.n_drop}: must be 1 or more")
+        if not 1 <= self.n_drop <= scores.MOST_PASSES:
+            raise UserError(f"--strategy_args n_drop={self.n_drop}: must be from 1 to {scores.MOST_PASSES}")
         if self.measure not in scores.MEASURES:
             raise UserError(f"--strategy_args measure={self.measure}: must be {', '.join(scores.MEASURES)}")
 

@@ -775,6 +775,12 @@ SPOILED = {
     "another key": spoil_field("key", "0123456789abcdef"),
     "an image too few": spoil_field("unreadable", [[0, "why"]]),
     "unreadable of another kind": spoil_field("unreadable", 5),
+    "a mean of nothing": spoil_field("mean", None),
+    "a mean too short": spoil_field("mean", [0.5]),
+    "a deviation of 0": spoil_field("std", [0.2, 0.0, 0.2]),
+    "a deviation of NaN": spoil_field("std", [0.2, float("nan"), 0.2]),
+    "a manifest without end": spoil_manifest(b"[" * 200_000),
+    "other images": spoil_images(lambda x: x[::-1]),
     "no images": spoil_images(lambda _: None),
     "images cut to nothing": spoil_images(lambda _: b""),
     "images cut by a byte": spoil_images(lambda x: x[:-1]),
@@ -1299,3 +1305,18 @@ def test_pool_keeps_its_own_targets(x):
 def test_pool_of_other_length_than_its_targets_is_refused(x):
     with pytest.raises(ValueError, match="20 images, 6 targets"):
         Pool(Images(x), TARGETS, 3)
+
+
+@pytest.mark.parametrize("place", ["train", "test", "."])
+def test_a_link_to_a_class_that_is_not_there_is_no_missing_class(beasts, place):
+    data_dir, _ = beasts
+    (data_dir / "Beasts" / place / "yak").symlink_to("/unmounted/yak")
+    with pytest.raises(UserError, match="yak is a link to /unmounted/yak, which is not there"):
+        load("Beasts", data_dir, SIDE)
+
+
+def test_lost_links_beside_a_dataset_and_files_of_notes_do_not_matter(beasts):
+    data_dir, pixels = beasts
+    (data_dir / "Other").symlink_to("/unmounted/other")
+    (data_dir / "Beasts" / "notes.txt").symlink_to("/unmounted/notes.txt")
+    check(load("Beasts", data_dir, SIDE), pixels)

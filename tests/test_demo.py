@@ -268,6 +268,39 @@ def test_a_screened_run_picks_what_a_plain_one_picks(run, monkeypatch):
     assert [json.loads((p / "config.json").read_text())["screen"] for p in (screened, plain)] == [True, False]
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content["state_dict"]["head.weight"].view(torch.int32)[0, 0].bitwise_xor_(1 << 30),
+        lambda content: content.pop("train_seconds"),
+        lambda content: content.pop("state_dict"),
+        lambda content: content.update(classes=5),
+    ],
+)
+def test_a_shared_round_0_with_other_content_is_trained_anew(run, tmp_path, monkeypatch, capsys, damage):
+    """The first is a flipped bit: the archive's checksums tell, but torch does not look at them."""
+    run(n_round=0)
+    (shared,) = (tmp_path / "results" / ".round0").glob("*.pt")
+    whole = shared.read_bytes()
+    content = torch.load(shared, weights_only=True)
+    head = content["state_dict"]["head.weight"].numpy().tobytes()
+    changed = damage(content)
+    torch.save(content, shared)
+    if changed is not None and isinstance(changed, torch.Tensor):
+        shared.write_bytes(whole.replace(head, content["state_dict"]["head.weight"].numpy().tobytes()))
+        assert sum(a != b for a, b in zip(whole, shared.read_bytes(), strict=True)) == 1
+    trained = count_trainings(monkeypatch)
+    run(n_round=0, strategy_name="EntropySampling")
+    assert trained == [6]
+    assert "training round 0 anew" in capsys.readouterr().err
+
+
+def test_a_run_that_could_never_need_so_many_rounds_starts_at_once(run):
+    start = time.perf_counter()
+    assert run(n_round=10**12, n_query=15, min_steps=40)[0] == 0
+    assert time.perf_counter() - start < 60
+
+
 @pytest.mark.parametrize("module", [demo, nets, data, utils])
 def test_other_code_does_not_share_round_0(run, tmp_path, monkeypatch, module):
     run(n_round=0)

@@ -270,7 +270,9 @@ def test_a_confusion_matrix_is_read_with_the_true_class_in_rows(tmp_path):
     assert counts.tolist() == [[5, 1], [0, 3]]
 
 
-@pytest.mark.parametrize("text", ["", "x,a,b\na,1,2\n", "x,a\nb,1\n", "x,a\na,one\n", "x,a\na,1,2\n", "x,a\na\n"])
+@pytest.mark.parametrize(
+    "text", ["", "x,a,b\na,1,2\n", "x,a\nb,1\n", "x,a\na,one\n", "x,a\na,1,2\n", "x,a\na\n", "x,a\n\n"]
+)
 def test_a_damaged_confusion_matrix_is_named(results, capsys, text):
     folder = next(results.rglob("rounds.csv")).parent
     (folder / "confusion_matrix.csv").write_text(text)
@@ -331,6 +333,9 @@ def test_bad_input_gets_one_line(results, tmp_path, capsys):
         ("config.json", "[]"),
         ("config.json", '{"dataset_name": "CIFAR10", "strategy_name": "BADGE", "seed": "one"}'),
         ("config.json", "{}"),
+        ("config.json", "[" * 200_000),
+        ("config.json", '{"dataset_name": "CIFAR10", "strategy_name": "BADGE", "seed": 1, "img_size": null}'),
+        ("rounds.csv", "huge"),
         ("environment.json", '{"n_round": "ten"}'),
         ("environment.json", b"\xff\xfe"),
     ],
@@ -342,6 +347,8 @@ def test_a_damaged_run_is_named_and_the_others_are_drawn(results, capsys, name, 
     if content is None:
         lines = path.read_text().splitlines()
         content = "\n".join([*lines[:2], lines[2].replace("150", "fifty"), *lines[3:], ""])
+    if content == "huge":
+        content = path.read_text().replace("250", "2" * 25)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     code, out, err = output(capsys, results)
     assert code == 0
@@ -349,6 +356,36 @@ def test_a_damaged_run_is_named_and_the_others_are_drawn(results, capsys, name, 
     assert err.count("\n") == 1
     assert "MarginSampling" in out
     assert "BADGE" not in out
+
+
+def test_only_the_rounds_asked_for_last_count(tmp_path):
+    run = runs.read_run(write_run(tmp_path, "RandomSampling", 1, rising(6), n_round=3))
+    assert len(run.rounds) == 4
+    assert run.complete
+    assert run.budget == (100, 150, 200, 250)
+
+
+def test_more_rounds_to_come_than_anybody_means_are_not_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "MOST_ROUNDS", 1000)
+    folder = write_run(tmp_path, "RandomSampling", 1, rising(3), n_round=10**12)
+    config = json.loads((folder / "config.json").read_text())
+    del config["n_train"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert len(runs.read_run(folder).budget) == 1001
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_stdout_without_umlauts_is_written_to(results):
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    script = Path(plot.__file__)
+    done = subprocess.run([sys.executable, script, results], env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\xb1" in done.stdout
+
+
+def test_a_title_need_not_be_text(results, capsys):
+    write_run(results, "RandomSampling", 1, rising(4), dataset_name="bad\udcff\udcfe")
+    assert output(capsys, results)[0] == 0
 
 
 def test_rounds_whose_labels_do_not_grow_are_damaged(tmp_path):

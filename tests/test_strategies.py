@@ -282,6 +282,13 @@ def test_wrong_arguments_are_told_with_the_right_ones(name, arguments, message):
     ("name", "arguments"),
     [
         ("BayesianActiveLearningDisagreement", {"n_drop": 1}),
+        ("BayesianActiveLearningDisagreement", {"n_drop": 10**30}),
+        ("UncertaintySamplingWithDropoutEstimation", {"n_drop": 10**30}),
+        ("AdversarialMargin", {"overshoot": 1e300}),
+        ("AdversarialBIM", {"step": 1e-320}),
+        ("AdversarialBIM", {"step": 1e-9}),
+        ("AdversarialBIM", {"bound": 1e300}),
+        ("AdversarialBIM", {"n_search": 10**9}),
         ("UncertaintySamplingWithDropoutEstimation", {"n_drop": 0}),
         ("UncertaintySamplingWithDropoutEstimation", {"measure": "nonsense"}),
     ],

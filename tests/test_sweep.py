@@ -20,6 +20,7 @@ import small
 import test_demo
 
 import demo
+import runs as reader
 import sweep
 from strategies import STRATEGIES
 from utils import METRICS, ROUND_COLUMNS
@@ -315,7 +316,15 @@ def test_finished_is_what_demo_calls_finished(words, n_query, capsys):
     demo.main(list(run.flags))
     assert "finished already" in capsys.readouterr().out
     (less,) = resolved([*words, "--n_round", "1"])
+    assert not sweep.is_finished(less)  # environment.json has yet to learn that one round counts
+    demo.main(list(less.flags))
+    assert "finished already" in capsys.readouterr().out
     assert sweep.is_finished(less)
+    assert len(reader.read_run(run.folder).rounds) == 2
+    assert not sweep.is_finished(run)
+    demo.main(list(run.flags))
+    assert sweep.is_finished(run)
+    assert len(reader.read_run(run.folder).rounds) == min(4, 1 + -(-30 // int(n_query)))
 
 
 @pytest.mark.parametrize("damage", ["torn", "row", "empty", "gone", "picks", "picks gone", "bytes"])

@@ -27,6 +27,50 @@ def no_fsync(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
+# The end of a script
+
+
+def fail(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (UserError("--lr 0: must be above 0"), 2, "error: --lr 0: must be above 0\n"),
+        (PermissionError(13, "Permission denied", "locked/DATA"), 2, "error: locked/DATA: Permission denied\n"),
+        (OSError(28, "No space left on device"), 2, "error: No space left on device\n"),
+        (MemoryError(), 2, "error: not enough memory\n"),
+        (MemoryError("Unable to allocate 3 GiB"), 2, "error: not enough memory (Unable to allocate 3 GiB)\n"),
+        (RuntimeError("[x] DefaultCPUAllocator: needs 8 bytes"), 2, "error: not enough memory (needs 8 bytes)\n"),
+        (KeyboardInterrupt(), 130, "stopped\n"),
+        (BrokenPipeError(32, "Broken pipe"), 141, ""),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_ends_in_one_line(capsys, monkeypatch, error, code, said):
+    monkeypatch.setattr(utils, "_leave_stdout", lambda: None)
+    assert utils.exit_code(lambda: fail(error), "stopped") == code
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), ValueError("a bug"), OSError("a bug")])
+def test_a_bug_keeps_its_traceback(error):
+    with pytest.raises(type(error)):
+        utils.exit_code(lambda: fail(error), "stopped")
+
+
+@pytest.mark.parametrize("n", [5, 10**6])  # in one go at the end, or at once
+@pytest.mark.parametrize(("shell", "code"), [("| head -c1", 0), ("> /dev/full", 2)])
+def test_output_that_nobody_takes_is_no_traceback(shell, code, n):
+    script = "import sys, utils; sys.exit(utils.exit_code(lambda: print('x' * N), ''))".replace("N", str(n))
+    command = f'{sys.executable} -c "{script}" {shell}'
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, env=env, check=False)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+
+
 # Randomness
 
 

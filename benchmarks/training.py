@@ -4,8 +4,9 @@
     python benchmarks/training.py --tiny     seconds, to see that it runs
 
 Each case is timed in turn with the other, A B A B ..., in one process with one torch thread, median of `--repeats`
-where the other takes less than 30 seconds. Seconds are CPU-seconds of this process and its workers; the ratio is the
-other's over ours. Memory is the process's peak while ours runs, data included.
+where the other takes less than 30 seconds; screened queries against those that are not, once. Seconds are CPU-seconds
+of this process and its workers; the ratio is the other's over ours. Memory is the process's peak while ours runs, data
+included.
 """
 
 from __future__ import annotations
@@ -32,11 +33,13 @@ from measuring import Timer, built, header, on_cpu, row
 
 from data import ImageData, Images, Pool, load
 from nets import NETS, Learner, Net, Recipe, train
-from strategies import scores
+from strategies import STRATEGIES, scores
+from strategies.base import SCREENED_FROM, ScoreStrategy
 from strategies.margin_sampling import MarginSampling
 from utils import UserError, stream
 
 CPU = torch.device("cpu")
+SCREENED = [name for name, s in STRATEGIES.items() if issubclass(s, ScoreStrategy) and s.screens]
 # DeepAL's settings for CIFAR-10: 20 epochs of 64, SGD 0.05 with momentum 0.3, dropout 0.5, nothing else
 DEEPAL = Recipe(
     n_epoch=20, batch_size=64, lr=0.05, momentum=0.3, nesterov=False, weight_decay=0.0, clip=0.0, schedule="constant",
@@ -138,7 +141,7 @@ def training_case(timer: Timer, data: ImageData, pool: Pool, deepal: Recipe, def
 
 
 def scoring_case(timer: Timer, data: ImageData, learner: Learner, n: int) -> None:
-    """Probabilities of a pool and what MarginSampling picks of them, in float32 and in two ways with bfloat16."""
+    """Probabilities of a pool and what MarginSampling picks of them, in two ways with bfloat16."""
     images = Images(data.train_x)[np.arange(n)]
     pool = Pool(images, data.train_y[:n], len(data.classes))
     k = n // 40
@@ -157,7 +160,6 @@ def scoring_case(timer: Timer, data: ImageData, learner: Learner, n: int) -> Non
     difference = (probs - others).abs().max().item()
     row("scoring / per-image loop", f"{n} images", ours, other, peak, f"probabilities within {difference:.0e}")
     ways = {
-        "float32": learner,
         "screened": Learner(learner.net, CPU, screen=True),
         "--score_bf16": Learner(learner.net, CPU, bf16=True),
     }
@@ -166,6 +168,23 @@ def scoring_case(timer: Timer, data: ImageData, learner: Learner, n: int) -> Non
         same = 100 * len(set(picks) & set(other_picks)) / k
         remark = f"{same:.1f} % of the picks are the loop's"
         row(f"MarginSampling, {way} / loop", f"{k} of {n} images", ours, other, peak, remark)
+
+
+def screening_case(timer: Timer, data: ImageData, learner: Learner, n: int, k: int) -> None:
+    """The queries that rank by predictions, with and without ruling images out in bfloat16: do they pick the same?"""
+    pool = Pool(Images(data.train_x)[np.arange(n)], data.train_y[:n], len(data.classes))
+    screening = Learner(learner.net, CPU, screen=True)
+    for name in SCREENED:
+
+        def query(learner: Learner, name: str = name) -> list[int]:
+            return STRATEGIES[name](pool, learner, stream(1, "query", 0)).query(k).tolist()
+
+        ours, picks, peak = timer.once(partial(query, screening))
+        other, other_picks, _ = timer.once(partial(query, learner))
+        n_same = len(set(picks) & set(other_picks))
+        n_in_place = sum(a == b for a, b in zip(picks, other_picks, strict=True))
+        remark = f"{n_same} of {k} picks the same, {n_in_place} in the same place"
+        row(f"{name[:29]}, screened / not", f"{k} of {n} images", ours, other, peak, remark)
 
 
 def bald_case(timer: Timer, data: ImageData, learner: Learner, n: int, n_drop: int) -> None:
@@ -188,7 +207,7 @@ def main() -> None:
     args = flags.parse_args()
     torch.set_num_threads(1)
     try:
-        data = noise(2000) if args.tiny else load("CIFAR10", args.data_dir, 32)
+        data = noise(5000) if args.tiny else load("CIFAR10", args.data_dir, 32)
     except UserError as e:
         print(f"{e}\nnoise instead; accuracies mean nothing")
         data = noise(50_000)
@@ -201,6 +220,7 @@ def main() -> None:
     header(on_cpu(1))
     learner = training_case(timer, data, pool, deepal, default)
     scoring_case(timer, data, learner, 500 if args.tiny else 40_000)
+    screening_case(timer, data, learner, *((SCREENED_FROM, 100) if args.tiny else (40_000, 1000)))
     bald_case(timer, data, learner, 100 if args.tiny else 2000, 50)
 
 

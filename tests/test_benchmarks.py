@@ -21,8 +21,8 @@ ROOT = Path(__file__).parent.parent
         ),
         (
             "training",
-            ["training", "scoring", "BALD"],
-            [r"probabilities within \de-0[789]", r"scores within \de-0[678]"],
+            ["training", "scoring", "MarginSampling, screened", "BALD"],
+            [r"100 of 100 picks the same", r"probabilities within \de-0[789]", r"scores within \de-0[678]"],
         ),
         ("scale", ["second start", "ClusterBasedSelection", "BADGE"], []),
         ("accuracy", ["training, SmallCNN"], ["test accuracy 0"]),

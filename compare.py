@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import base64
 import itertools
+import math
 import re
 import sys
 from collections import Counter
@@ -589,14 +590,15 @@ class Picks(NamedTuple):
 
 
 def read_picks(run: Run) -> Picks:
-    """Read a run's queries.csv.
+    """Read a run's queries.csv, as far as the rounds that were asked for last.
 
     Raises:
         UserError: the file is missing or damaged.
     """
     path = run.folder / "queries.csv"
     try:
-        rows = read_csv(path, QUERY_COLUMNS)
+        asked = run.environment.get("n_round", math.inf)
+        rows = [r for r in read_csv(path, QUERY_COLUMNS) if int(r[0]) <= asked]
         rounds, idxs = (np.fromiter((int(r[k]) for r in rows), np.int64, len(rows)) for k in (0, 2))
     except (ValueError, OverflowError, OSError) as e:
         raise UserError(f"{path} is damaged or cannot be read: {e}") from e

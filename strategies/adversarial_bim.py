@@ -11,7 +11,7 @@ from strategies.adversarial_margin import per_image
 from strategies.base import Idxs, ScoreStrategy
 from utils import UserError
 
-MOST_STEPS = 10_000
+MOST_STEPS = 10_000  # of a path; more would not end on the same day
 
 
 @dataclass

@@ -422,6 +422,13 @@ def test_only_unfinished_runs_give_a_line_and_no_table(tmp_path, capsys):
     page_of(tmp_path / "out")
 
 
+def test_picks_end_with_the_rounds_asked_for(tmp_path):
+    folder = write_run(tmp_path, "MarginSampling", 1, rising(5), n_round=2, queries=True)
+    picks = compare.read_picks(runs.read_run(folder))
+    assert picks.rounds.max() == 2
+    assert len(picks.paths) == 200
+
+
 def test_bad_input_gets_one_line(results, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")

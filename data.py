@@ -277,14 +277,12 @@ def _visible(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _class_names(folder: Path) -> list[str]:
-    return [e.name for e in _visible(folder) if e.is_dir()]
-
-
-def _refuse_lost_links(folder: Path) -> None:
-    """A link to a class folder on a disk that is not mounted must not pass for no class."""
-    for entry in _visible(folder):
+    """The folders in it. A link to a class on a disk that is not mounted must not pass for no class."""
+    entries = _visible(folder)
+    for entry in entries:
         if not Path(entry.name).suffix and entry.is_symlink() and not os.path.exists(entry.path):
             raise UserError(f"{entry.path} is a link to {os.readlink(entry.path)}, which is not there")
+    return [e.name for e in entries if e.is_dir()]
 
 
 def _image_files(folder: Path, path: str, label: int) -> Iterator[File]:
@@ -316,9 +314,6 @@ def list_folder(root: Path) -> Listing:
         UserError: the folder is not laid out so; the message says where.
     """
     names = _class_names(root)
-    for folder in (root, root / "train", root / "test"):
-        if folder.is_dir():
-            _refuse_lost_links(folder)
     if not {"train", "test"} & set(names):
         return _list_unsplit(root, names)
     for part in ("train", "test"):
@@ -754,7 +749,7 @@ def load(name: str, data_dir: Path | str, img_size: int, skip_unreadable: bool =
     if name in DATASETS:
         return DATASETS[name](data_dir, img_size, skip_unreadable)
     try:
-        folders = _class_names(data_dir) if data_dir.is_dir() else []
+        folders = [e.name for e in _visible(data_dir) if e.is_dir()] if data_dir.is_dir() else []
     except OSError as e:
         raise UserError(f"cannot read {e.filename or data_dir}: {e.strerror or e}") from e
     if name not in folders:

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 import runs as reader
 from runs import BASELINE, SHARES, Curve, Floats, Setting, shown
-from utils import ROUND_COLUMNS, Parser, UserError, exit_code, read_rounds, warn, write_atomic, writing
+from utils import ROUND_COLUMNS, Parser, UserError, exit_code, warn, write_atomic, writing
 
 TITLES = {
     "accuracy": "Test accuracy (%)",
@@ -466,8 +466,7 @@ def plot_confusion(folder: Path, stem: Path) -> list[Path]:
         raise UserError(f"--confusion {folder}: not the folder of one run (no config.json, no rounds.csv)")
     classes, counts = reader.read_confusion(folder / "confusion_matrix.csv")
     run = reader.read_run(folder)
-    done = read_rounds(folder / "rounds.csv")  # more, perhaps, than those of `run`
-    labels = f", {done[-1].n_labeled:,} labels" if done else ""
+    labels = f", {run.committed[-1].n_labeled:,} labels" if run.committed else ""
     title = (
         f"{run.strategy[0]}, seed {run.seed}{labels}\naccuracy {100 * np.trace(counts) / max(counts.sum(), 1):.2f} %"
     )

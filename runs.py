@@ -35,14 +35,23 @@ class Run:
     Attributes:
         config: config.json, every setting that defines the experiment.
         environment: environment.json; empty when there is none.
-        rounds: the committed rounds, 0 first, of those that the last start asked for; empty for a run that was only
-            started.
+        committed: the committed rounds, 0 first; empty for a run that was only started.
     """
 
     folder: Path
     config: dict[str, Any]
     environment: dict[str, Any]
-    rounds: list[Round]
+    committed: list[Round]
+
+    @property
+    def n_round(self) -> int:
+        """The rounds of querying that the last start asked for; without an environment.json, those that stand."""
+        return self.environment.get("n_round", len(self.committed) - 1)
+
+    @cached_property
+    def rounds(self) -> list[Round]:
+        """The committed rounds that were asked for, 0 first."""
+        return self.committed[: max(self.n_round, 0) + 1]
 
     @property
     def seed(self) -> int:
@@ -61,18 +70,18 @@ class Run:
 
     @property
     def complete(self) -> bool:
-        """Whether every round that was asked for stands; without an environment.json, what stands is taken for all."""
+        """Whether every round that was asked for stands."""
         if not self.rounds:
             return False
-        asked = self.environment.get("n_round", 0)
-        return self.rounds[-1].round >= asked or self.rounds[-1].n_labeled >= self.config.get("n_train", float("inf"))
+        last = self.rounds[-1]
+        return last.round >= self.n_round or last.n_labeled >= self.config.get("n_train", float("inf"))
 
     @cached_property
     def budget(self) -> tuple[int, ...]:
         """Labels of each round, those still to come included."""
         labels = [r.n_labeled for r in self.rounds] or [self.config.get("n_init_labeled", 0)]
         step, limit = self.config.get("n_query", 0), self.config.get("n_train", float("inf"))
-        n_round = min(self.environment.get("n_round", 0), MOST_ROUNDS)
+        n_round = min(self.n_round, MOST_ROUNDS)
         while step > 0 and len(labels) <= n_round and labels[-1] < limit:
             labels.append(min(labels[-1] + step, limit))
         return tuple(labels)
@@ -189,7 +198,7 @@ def read_run(folder: Path) -> Run:
         raise UserError(f"{rounds_path} is damaged: n_labeled does not grow")
     if not all(np.isfinite(r.metrics[m]) for r in rounds for m in SHARES):
         raise UserError(f"{rounds_path} is damaged: {', '.join(SHARES)} must be numbers")
-    return Run(folder, config, environment, rounds[: max(environment.get("n_round", len(rounds)), 0) + 1])
+    return Run(folder, config, environment, rounds)
 
 
 def is_run(folder: Path) -> bool:

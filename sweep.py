@@ -30,7 +30,7 @@ from tqdm import tqdm
 import demo
 from data import ImageData, load
 from strategies import STRATEGIES
-from utils import Parser, UserError, asked_rounds, exit_code, lock_file, read_rounds, run_path, warn, writing
+from utils import Parser, UserError, exit_code, lock_file, read_environment, read_rounds, run_path, warn, writing
 
 DEMO = Path(__file__).resolve().parent / "demo.py"
 # Seeds vary fastest, so that runs at a time seldom wait for each other: round 0 is shared by the runs of a seed.
@@ -184,7 +184,7 @@ def n_committed(run: Run) -> int:
 
 def is_finished(run: Run) -> bool:
     """Whether demo.py would say so and change nothing, without the seconds that it takes to start."""
-    return n_committed(run) == run.n_rows and asked_rounds(run.folder) in (None, run.n_round)
+    return n_committed(run) == run.n_rows and read_environment(run.folder).get("n_round", run.n_round) == run.n_round
 
 
 def claim(run: Run) -> IO[str] | None:

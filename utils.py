@@ -419,13 +419,13 @@ def read_rounds(path: Path) -> list[Round]:
     return rounds
 
 
-def asked_rounds(folder: Path) -> int | None:
-    """The n_round of a run's last start; None where environment.json does not tell."""
+def read_environment(folder: Path) -> dict[str, Any]:
+    """What environment.json says of a run's last start; empty where it does not tell n_round."""
     try:
-        n_round = json.loads((folder / "environment.json").read_text("utf-8"))["n_round"]
+        content = json.loads((folder / "environment.json").read_text("utf-8"))
+        return content if isinstance(content["n_round"], int) else {}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return n_round if isinstance(n_round, int) else None
+        return {}
 
 
 def read_queries(path: Path) -> list[Query]:
@@ -585,10 +585,9 @@ class RunFolder:
 
     def write_n_round(self, n_round: int) -> None:
         """Record in environment.json for how many rounds a finished run was asked last: so many count as its result."""
-        if asked_rounds(self.folder) in (None, n_round):
-            return
-        content = json.loads(self.folder.joinpath("environment.json").read_text("utf-8"))
-        self.write("environment.json", json.dumps({**content, "n_round": n_round}, indent=2) + "\n")
+        last = read_environment(self.folder)
+        if last.get("n_round", n_round) != n_round:
+            self.write("environment.json", json.dumps({**last, "n_round": n_round}, indent=2) + "\n")
 
     def close(self) -> None:
         """Let another process use the folder."""

@@ -35,7 +35,6 @@ from data import ImageData, Images, Pool, load
 from nets import NETS, Learner, Net, Recipe, train
 from strategies import STRATEGIES, scores
 from strategies.base import SCREENED_FROM, ScoreStrategy
-from strategies.margin_sampling import MarginSampling
 from utils import UserError, stream
 
 CPU = torch.device("cpu")
@@ -140,6 +139,11 @@ def training_case(timer: Timer, data: ImageData, pool: Pool, deepal: Recipe, def
     return learner
 
 
+def picks_of(name: str, pool: Pool, k: int, learner: Learner) -> list[int]:
+    """What a strategy labels next."""
+    return STRATEGIES[name](pool, learner, stream(1, "query", 0)).query(k).tolist()
+
+
 def scoring_case(timer: Timer, data: ImageData, learner: Learner, n: int) -> None:
     """Probabilities of a pool and what MarginSampling picks of them, in two ways with bfloat16."""
     images = Images(data.train_x)[np.arange(n)]
@@ -147,9 +151,6 @@ def scoring_case(timer: Timer, data: ImageData, learner: Learner, n: int) -> Non
     k = n // 40
     loop_net = copy.deepcopy(learner.net).to(memory_format=torch.contiguous_format)  # as DeepAL's is
     dataset = PerImage(data.train_x.permute(0, 2, 3, 1).numpy()[:n], data.train_y[:n], loop_net)
-
-    def query(learner: Learner) -> list[int]:
-        return MarginSampling(pool, learner, stream(1, "query", 0)).query(k).tolist()
 
     def loop_query() -> list[int]:
         return scores.margin(per_image_probs(loop_net, dataset)).topk(k).indices.tolist()
@@ -164,7 +165,9 @@ def scoring_case(timer: Timer, data: ImageData, learner: Learner, n: int) -> Non
         "--score_bf16": Learner(learner.net, CPU, bf16=True),
     }
     for way, scorer in ways.items():
-        ours, other, peak, picks, other_picks = timer.compare(partial(query, scorer), loop_query)
+        ours, other, peak, picks, other_picks = timer.compare(
+            partial(picks_of, "MarginSampling", pool, k, scorer), loop_query
+        )
         same = 100 * len(set(picks) & set(other_picks)) / k
         remark = f"{same:.1f} % of the picks are the loop's"
         row(f"MarginSampling, {way} / loop", f"{k} of {n} images", ours, other, peak, remark)
@@ -175,10 +178,7 @@ def screening_case(timer: Timer, data: ImageData, learner: Learner, n: int, k: i
     pool = Pool(Images(data.train_x)[np.arange(n)], data.train_y[:n], len(data.classes))
     screening = Learner(learner.net, CPU, screen=True)
     for name in SCREENED:
-
-        def query(learner: Learner, name: str = name) -> list[int]:
-            return STRATEGIES[name](pool, learner, stream(1, "query", 0)).query(k).tolist()
-
+        query = partial(picks_of, name, pool, k)
         ours, picks, peak = timer.once(partial(query, screening))
         other, other_picks, _ = timer.once(partial(query, learner))
         n_same = len(set(picks) & set(other_picks))

@@ -135,10 +135,9 @@ def _crossing(low: Tensor, high: Tensor, below: Tensor, above: Tensor) -> Tensor
     return low + (high - low) * below / (below - above)
 
 
-def _lead(logits: Tensor, y: Tensor) -> Tensor:
-    """By how much the best class other than `y` is ahead of it; NaN where a logit is. Shape (B,)."""
-    others = logits.scatter(1, y[:, None], -torch.inf).amax(1)
-    return others - logits.gather(1, y[:, None])[:, 0]
+def _lead(logits: Tensor, y: Tensor, of: Callable[[Tensor, int], Tensor] = torch.amax) -> Tensor:
+    """By how much the best (or `of`) of the classes other than `y` is ahead of it; NaN where a logit is. Shape (B,)."""
+    return of(logits.scatter(1, y[:, None], -torch.inf), 1) - logits.gather(1, y[:, None])[:, 0]
 
 
 def _ascent(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -148,7 +147,5 @@ def _ascent(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor | None) ->
         logits = forward(x)
         if y is None:
             y = logits.argmax(1)
-        others = logits.scatter(1, y[:, None], -torch.inf).logsumexp(1)
-        loss = others - logits.gather(1, y[:, None])[:, 0]
-        (gradient,) = torch.autograd.grad(loss.sum(), x)
+        (gradient,) = torch.autograd.grad(_lead(logits, y, torch.logsumexp).sum(), x)
     return logits.detach(), gradient, y

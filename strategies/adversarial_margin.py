@@ -86,14 +86,14 @@ def deepfool_distances(
             classes = torch.cat([classes[:, :1], nearby], 1)
         moved = x[active] + (1 + overshoot) * r
         with torch.no_grad():
-            stays = ~changed(forward(moved), classes[:, 0]) & ~flat & ~lengths[active].isnan()
+            stays = ~_changed(forward(moved), classes[:, 0]) & ~flat & ~lengths[active].isnan()
         active, r, moved, classes = (t[stays] for t in (active, r, moved, classes))
         if not len(active):
             break
     return lengths
 
 
-def changed(logits: Tensor, y: Tensor) -> Tensor:
+def _changed(logits: Tensor, y: Tensor) -> Tensor:
     """Whether another class than `y` has the largest logit. Shape (B,)."""
     return logits.amax(1) > logits.gather(1, y[:, None])[:, 0]
 

@@ -40,6 +40,6 @@ clean:
 	$(PIP) --requirement requirements.txt
 	@touch $@
 
-.venv/installed-dev: .venv/installed requirements-dev.txt
+.venv/installed-dev: .venv/installed requirements-dev.txt requirements-ray.txt
 	$(PIP) --requirement requirements-dev.txt
 	@touch $@

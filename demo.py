@@ -16,33 +16,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import data
-import nets
-import utils
-from data import ImageData, Images, Pool, load, summary
-from nets import NETS, Learner, Net, Recipe
-from strategies import ALIASES, STRATEGIES, described, resolve
+from data import Idxs, ImageData, Inputs, Pool, fingerprint, load
+from nets import NETS, Net
+from runs.folder import RunFolder
+from runs.format import Query, Round, confusion_text, predictions_text
+from runs.metrics import METRICS, confusion_matrix
+from runs.options import recorded
+from strategies import STRATEGIES, list_strategies, resolve
 from strategies.base import Strategy
-from utils import (
-    METRICS,
-    Parser,
-    Query,
-    Round,
-    RunFolder,
-    UserError,
-    alone,
-    config_hash,
-    configure,
-    confusion_matrix,
-    environment,
-    exit_code,
-    pick_device,
-    stream,
-    to_csv,
-    warn,
-    write_atomic,
-    writing,
-)
+from training.first_round import Trained, first_round_key, shared_first_round
+from training.learner import Learner
+from training.loop import train
+from training.model_file import model_bytes
+from training.recipe import Recipe, default_recipe
+from utils import Parser, UserError, configure, duration, environment, exit_code, pick_device, stream, warn
 
 
 def parser() -> argparse.ArgumentParser:
@@ -67,14 +54,14 @@ def parser() -> argparse.ArgumentParser:
         "--screen",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="let a bfloat16 pass rule images out before float32 picks; the same picks but for rounding",
+        help="let a bfloat16 pass rule images out before float32 picks: faster, the same picks up to rounding",
     )
     p.add_argument("--skip_unreadable", action="store_true", help="go on without images that cannot be read")
-    p.add_argument("--data_dir", type=Path, default=Path("DATA"), help="folder of the datasets")
+    p.add_argument("--data_dir", type=Path, default=Path("DATA"), help="folder of the data sets")
     p.add_argument("--results_dir", type=Path, default=Path("results"), help="folder of the results")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:<number> or mps")
     p.add_argument("--deterministic", action="store_true", help="the same bits each time on CUDA too; slower")
-    p.add_argument("--list_strategies", action="store_true", help="print the strategies and leave")
+    p.add_argument("--list_strategies", action="store_true", help="print the strategies and exit")
     group = p.add_argument_group("training recipe (defaults depend on --net_name)")
     for field in fields(Recipe):
         kind = type(field.default)
@@ -85,25 +72,14 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def list_strategies() -> str:
-    """A table of the strategies: name, paper, cost, whether they need dropout; then the aliases."""
-    lines = []
-    for name, strategy in STRATEGIES.items():
-        lines += [name, f"    paper: {described(strategy, 'Source')}", f"    cost: {described(strategy, 'Cost')}"]
-        lines += [f"    needs dropout: {'yes' if strategy.needs_dropout else 'no'}"]
-    lines += ["", "also known as:"]
-    for alias, (name, arguments) in ALIASES.items():
-        lines.append(f"    {alias} = {' '.join([name, *(f'{k}={v}' for k, v in arguments.items())])}")
-    return "\n".join(lines)
-
-
 @dataclass(frozen=True)
 class Experiment:
     """Everything that a run needs to know, resolved and checked."""
 
     config: dict[str, Any]
-    images: ImageData
+    data: ImageData
     strategy: type[Strategy]
+    strategy_args: dict[str, Any]
     recipe: Recipe
     device: torch.device
     n_round: int
@@ -111,12 +87,20 @@ class Experiment:
 
     def build(self) -> Net:
         """A new network with random weights, or pretrained ones, that knows the pixel statistics."""
-        c = self.config
-        build = NETS[c["net_name"]].build
-        net = build(len(self.images.classes), c["img_size"], self.recipe.dropout, c["pretrained"])
+        c, shape = self.config, self.data.train.inputs.shape
+        net = NETS[c["net_name"]].build(shape, len(self.data.classes), self.recipe.dropout, c["pretrained"])
         if not c["pretrained"]:
-            net.set_pixel_stats(self.images.mean, self.images.std)
+            net.set_pixel_stats(self.data.mean, self.data.std)
         return net
+
+    def model_bytes(self, learner: Learner, **notes: float) -> bytes:
+        """The content of a model.pt."""
+        return model_bytes(learner, self.config["net_name"], self.data.classes, self.config["img_size"], **notes)
+
+    def first_labels(self) -> Idxs:
+        """The images labeled before round 0: a draw that depends on the seed and the size of the pool alone."""
+        c = self.config
+        return stream(c["seed"], "initial").choice(c["n_train"], c["n_init_labeled"], replace=False)
 
 
 def experiment(args: argparse.Namespace, load: Callable[..., ImageData] = load) -> Experiment:
@@ -137,33 +121,22 @@ def experiment(args: argparse.Namespace, load: Callable[..., ImageData] = load) 
     if args.net_name not in NETS:
         raise UserError(f"--net_name {args.net_name}: must be one of {', '.join(NETS)}")
     given = {f.name: getattr(args, f.name) for f in fields(Recipe) if hasattr(args, f.name)}
-    recipe = replace(nets.default_recipe(args.net_name, args.pretrained), **given)
+    recipe = replace(default_recipe(args.net_name, args.pretrained), **given)
     recipe.check()
     if strategy.needs_dropout and recipe.dropout == 0:
         raise UserError(f"--dropout 0: {strategy.__name__} needs a network with dropout")
     device = pick_device(args.device)
     configure(device, args.deterministic)
-    images = load(args.dataset_name, args.data_dir, args.img_size, args.skip_unreadable)
-    if images.unreadable:
-        warn(f"{len(images.unreadable)} unreadable images are left out: {', '.join(images.unreadable[:3])} ...")
-    if not images.flip and "flip" not in given:
+    data = load(args.dataset_name, args.data_dir, args.img_size, args.skip_unreadable)
+    if data.unreadable:
+        warn(f"{len(data.unreadable)} unreadable images are left out: {', '.join(data.unreadable[:3])} ...")
+    if not data.flip and "flip" not in given:
         recipe = replace(recipe, flip=False)
-    n = len(images.train_y)
-    if args.n_init_labeled > n:
-        raise UserError(f"--n_init_labeled {args.n_init_labeled}: {args.dataset_name} has {n} training images")
-    left = n - args.n_init_labeled
-    if args.n_round > 0 and args.n_query > left:
-        raise UserError(f"--n_query {args.n_query}: only {left} of {n} training images are left after the initial draw")
-    if args.n_round * args.n_query > left:
-        n_full, rest = divmod(left, args.n_query)
-        warn(
-            f"{args.n_round} rounds of {args.n_query} are more than the {left} images left: the run stops after "
-            f"{n_full + (rest > 0)} rounds" + (f", the last of {rest} images" if rest else "")
-        )
+    check_budget(args, len(data.train))
     config = {
         "dataset_name": args.dataset_name,
         "strategy_name": strategy.__name__,
-        "strategy_args": strategy_args,
+        "strategy_args": recorded(strategy, strategy_args),
         "seed": args.seed,
         "n_init_labeled": args.n_init_labeled,
         "n_query": args.n_query,
@@ -173,17 +146,38 @@ def experiment(args: argparse.Namespace, load: Callable[..., ImageData] = load) 
         "score_bf16": args.score_bf16,
         "screen": args.screen,
         "deterministic": args.deterministic,
-        **asdict(recipe),
-        **summary(images),
+        **recorded(Recipe, asdict(recipe)),
+        **fingerprint(data),
     }
-    return Experiment(config, images, strategy, recipe, device, args.n_round, args.results_dir)
+    return Experiment(config, data, strategy, strategy_args, recipe, device, args.n_round, args.results_dir)
+
+
+def check_budget(args: argparse.Namespace, n_train: int) -> None:
+    """Refuse what the pool cannot give, and note where the last rounds will be missing.
+
+    Raises:
+        UserError: the initial draw or the first query is larger than what is there.
+    """
+    if args.n_init_labeled > n_train:
+        raise UserError(f"--n_init_labeled {args.n_init_labeled}: {args.dataset_name} has {n_train} training images")
+    left = n_train - args.n_init_labeled
+    if args.n_round > 0 and args.n_query > left:
+        raise UserError(
+            f"--n_query {args.n_query}: only {left} of {n_train} training images are left after the initial draw"
+        )
+    if args.n_round * args.n_query > left:
+        n_full, rest = divmod(left, args.n_query)
+        warn(
+            f"{args.n_round} rounds of {args.n_query} are more than the {left} images left: the run stops after "
+            f"{n_full + (rest > 0)} rounds" + (f", the last of {rest} images" if rest else "")
+        )
 
 
 def header(e: Experiment, folder: Path, n_done: int) -> str:
     """What will run, for a reader of the log."""
     c = e.config
     columns = [f"{'round':>5}", f"{'labeled':>8}", *(f"{m:>9}" for m in METRICS), " train_s", "  eval_s", " query_s"]
-    arguments = "".join(f" {k}={v}" for k, v in c["strategy_args"].items())
+    arguments = "".join(f" {k}={v}" for k, v in e.strategy_args.items())
     steps = ", ".join(f"{f.name}={getattr(e.recipe, f.name)}" for f in fields(Recipe))
     return "\n".join(
         [
@@ -199,82 +193,44 @@ def header(e: Experiment, folder: Path, n_done: int) -> str:
 
 def line(r: Round) -> str:
     """One round, for a reader of the log."""
-    metrics = (f"{r.metrics[m]:9.4f}" for m in METRICS)
+    metrics = (f"{r.metrics.get(m, float('nan')):9.4f}" for m in METRICS)
     seconds = (f"{s:8.1f}" for s in (r.train_seconds, r.eval_seconds, r.query_seconds))
     return "  ".join([f"{r.round:5d}", f"{r.n_labeled:8d}", *metrics, *seconds])
 
 
-def duration(seconds: float) -> str:
-    """A length of time as a person says it."""
-    for unit, size in (("hours", 3600), ("minutes", 60)):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} seconds"
-
-
-def to_queries(images: ImageData, round: int, idxs: np.ndarray[Any, np.dtype[np.int64]]) -> list[Query]:
+def to_queries(data: ImageData, round: int, idxs: Idxs) -> list[Query]:
     """Picks as rows of queries.csv, in the order they were picked in."""
-    return [
-        Query(round, rank, int(i), images.train_paths[i], images.classes[images.train_y[i]])
-        for rank, i in enumerate(idxs)
-    ]
+    labels, paths = data.train.labels, data.train.paths
+    return [Query(round, rank, int(i), paths[i], data.classes[labels[i]]) for rank, i in enumerate(idxs)]
 
 
 def write_results(e: Experiment, run: RunFolder, learner: Learner, probs: Tensor) -> None:
     """The files that show the last round: predictions, confusion matrix, weights."""
     confidence, predicted = (t.cpu().numpy() for t in probs.max(1))
-    classes = e.images.classes
-    rows = zip(e.images.test_paths, e.images.test_y, predicted, confidence, strict=True)
-    predictions = ([i, path, classes[y], classes[p], f"{c:.6f}"] for i, (path, y, p, c) in enumerate(rows))
-    run.write("predictions.csv", to_csv(("index", "path", "label", "predicted", "confidence"), predictions))
-    counts = confusion_matrix(predicted, e.images.test_y, len(classes))
-    named = ([name, *row] for name, row in zip(classes, counts, strict=True))
-    run.write("confusion_matrix.csv", to_csv(["label\\predicted", *classes], named))
-    run.write("model.pt", nets.save(learner, e.config["net_name"], classes, e.config["img_size"]))
+    classes, test = e.data.classes, e.data.test
+    run.write("predictions.csv", predictions_text(classes, test.paths, test.labels, predicted, confidence))
+    counts = confusion_matrix(predicted, test.labels, len(classes))
+    run.write("confusion_matrix.csv", confusion_text(classes, counts))
+    run.write("model.pt", e.model_bytes(learner))
 
 
-def trained(e: Experiment, pool: Pool, round: int, tell: Callable[[float], None]) -> tuple[Learner, float]:
-    """A learner for the labels of the pool, and the seconds that its training took.
+def trained(e: Experiment, pool: Pool, round: int, estimate: Callable[[float], None]) -> Trained:
+    """A learner for the labels of the pool. Round 0 is the same for all strategies of a seed, and trained once."""
 
-    Round 0 is the same for all strategies of a seed: it is trained once and kept in `.round0/` of the results.
-    """
-
-    def train() -> tuple[Learner, float]:
+    def train_now() -> Trained:
         start = time.perf_counter()
-        learner = nets.train(e.build, pool, e.recipe, e.device, stream(e.config["seed"], "train", round), tell)
-        return learner, time.perf_counter() - start
+        learner = train(e.build, pool, e.recipe, e.device, stream(e.config["seed"], "train", round), estimate)
+        return Trained(learner, time.perf_counter() - start)
 
     if round > 0:
-        return train()
-    path = e.results_dir / ".round0" / f"{round_0_key(e)}.pt"
-    with writing(path):
-        path.parent.mkdir(exist_ok=True)
-    with alone(path.with_suffix(".lock"), "training the same round 0"):
-        if path.exists():
-            try:
-                learner, content = nets.load(path, e.device)
-                if not isinstance(content.get("train_seconds"), float):
-                    raise UserError(f"{path} is no shared round 0")
-                return learner, content["train_seconds"]
-            except UserError as damage:
-                warn(f"{damage}; training round 0 anew")
-        learner, seconds = train()
-        c = e.config
-        write_atomic(path, nets.save(learner, c["net_name"], e.images.classes, c["img_size"], train_seconds=seconds))
-        return learner, seconds
+        return train_now()
+    path = e.results_dir / ".round0" / f"{first_round_key(e.config, e.device)}.pt"
+    return shared_first_round(
+        path, e.device, train_now, lambda t: e.model_bytes(t.learner, train_seconds=t.seconds)
+    )
 
 
-def round_0_key(e: Experiment) -> str:
-    """Names all that round 0 depends on: the configuration less the querying, the code, and the machine's numerics."""
-    of_the_query = ("strategy_name", "strategy_args", "n_query", "score_bf16", "screen")
-    config = {k: v for k, v in e.config.items() if k not in of_the_query}
-    files = [__file__, *(str(module.__file__) for module in (nets, data, utils))]
-    code = [Path(f).read_text("utf-8") for f in files]
-    numerics = {k: v for k, v in environment(e.device).items() if k not in ("git_commit", "command")}
-    return config_hash({"config": config, "code": code, "numerics": numerics})
-
-
-def one_round(e: Experiment, run: RunFolder, pool: Pool, test: Images, round: int, tell: bool) -> Round:
+def one_round(e: Experiment, run: RunFolder, pool: Pool, test: Inputs, round: int, announce: bool) -> Round:
     """Train, measure, query if another round follows, and commit."""
     c, n_labeled = e.config, len(pool.labeled)
 
@@ -282,36 +238,29 @@ def one_round(e: Experiment, run: RunFolder, pool: Pool, test: Images, round: in
         last = min(n_labeled + (e.n_round - round) * c["n_query"], c["n_train"])
         sizes = [*range(n_labeled, last, c["n_query"]), last]
         seconds = seconds_per_step * sum(e.recipe.n_steps(n) for n in sizes)
-        if tell and seconds > 60:
+        if announce and seconds > 60:
             warn(f"the trainings will take about {duration(seconds)} in all")
 
     learner, train_seconds = trained(e, pool, round, estimate)
     start = time.perf_counter()
     probs = learner.probs(test)
-    metrics = {name: metric(probs.cpu(), torch.from_numpy(e.images.test_y)) for name, metric in METRICS.items()}
+    metrics = {m.name: m.function(probs.cpu().numpy(), e.data.test.labels) for m in METRICS.values()}
     measured = time.perf_counter()
-    learner.bf16, learner.screen = c["score_bf16"], c["screen"]  # for the query alone: what is reported is float32
     picks = np.empty(0, np.int64)
     n = min(c["n_query"], len(pool.unlabeled))
     if round < e.n_round and n:
+        asked = learner.configured(c["score_bf16"], c["screen"])  # for the query alone: metrics are of float32
         rng = stream(c["seed"], "query", round)
-        picks = e.strategy(pool, learner, rng, **c["strategy_args"]).query(n)
-    queried = time.perf_counter()
-    query_seconds = queried - measured if len(picks) else 0.0
+        picks = e.strategy(pool, asked, rng, **e.strategy_args).query(n)
+    query_seconds = time.perf_counter() - measured if len(picks) else 0.0
     result = Round(round, n_labeled, metrics, train_seconds, measured - start, query_seconds)
     write_results(e, run, learner, probs)
-    new = to_queries(e.images, round + 1, picks)
+    new = to_queries(e.data, round + 1, picks)
     if not run.rounds():
-        new = to_queries(e.images, 0, initial(e)) + new
+        new = to_queries(e.data, 0, e.first_labels()) + new
     run.commit(result, new)
-    pool.label(picks)
+    pool.label(picks, e.data.train.labels[picks])
     return result
-
-
-def initial(e: Experiment) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The images labeled before round 0: a draw that depends on the seed and the size of the pool alone."""
-    c = e.config
-    return stream(c["seed"], "initial").choice(c["n_train"], c["n_init_labeled"], replace=False)
 
 
 def replay(e: Experiment, run: RunFolder, pool: Pool) -> int:
@@ -319,13 +268,13 @@ def replay(e: Experiment, run: RunFolder, pool: Pool) -> int:
 
     That is the last committed one if no query followed it: a finished run is being continued.
     """
-    queries = run.queries()
-    paths, classes, targets = e.images.train_paths, e.images.classes, e.images.train_y
+    queries, train = run.queries(), e.data.train
     for q in queries:
-        known = 0 <= q.index < len(paths)
-        if not known or (paths[q.index], classes[targets[q.index]]) != (q.path, q.label):
+        known = 0 <= q.index < len(train)
+        if not known or (train.paths[q.index], e.data.classes[train.labels[q.index]]) != (q.path, q.label):
             raise UserError(f"{run.folder}/queries.csv: index {q.index} is not {q.path} of {q.label} in this dataset")
-    pool.label(np.array([q.index for q in queries], np.int64) if queries else initial(e))
+    idxs = np.array([q.index for q in queries], np.int64) if queries else e.first_labels()
+    pool.label(idxs, train.labels[idxs])
     n_done = len(run.rounds())
     return n_done - 1 if n_done and queries[-1].round < n_done else n_done
 
@@ -333,8 +282,8 @@ def replay(e: Experiment, run: RunFolder, pool: Pool) -> int:
 def run_experiment(e: Experiment) -> None:
     """All rounds that are still to do."""
     with closing(RunFolder(e.results_dir, e.config)) as run:
-        pool = Pool(Images(e.images.train_x).to(e.device), e.images.train_y, len(e.images.classes))
-        test = Images(e.images.test_x).to(e.device)
+        pool = Pool(e.data.train.inputs.to(e.device), len(e.data.classes))
+        test = e.data.test.inputs.to(e.device)
         first = replay(e, run, pool)
         done = run.rounds()
         print(header(e, run.folder, len(done)), flush=True)
@@ -346,7 +295,7 @@ def run_experiment(e: Experiment) -> None:
             return
         run.write_environment({**environment(e.device), "n_round": e.n_round})
         for round in range(first, e.n_round + 1):
-            result = one_round(e, run, pool, test, round, tell=round == first)
+            result = one_round(e, run, pool, test, round, announce=round == first)
             if round >= len(done):
                 print(line(result), flush=True)
             if result.n_labeled == e.config["n_train"]:
@@ -360,11 +309,11 @@ def main(argv: list[str] | None = None) -> int:
     if args.list_strategies:
         print(list_strategies())
         return 0
-    again = "the same command"
+    resume = "the same command"
     if args.seed is None:
         args.seed = secrets.randbelow(2**31)
-        again += f" with --seed {args.seed}"
-    return exit_code(lambda: run_experiment(experiment(args)), f"interrupted; {again} resumes the run")
+        resume += f" with --seed {args.seed}"
+    return exit_code(lambda: run_experiment(experiment(args)), f"interrupted; {resume} resumes the run")
 
 
 if __name__ == "__main__":

@@ -91,3 +91,15 @@ def described(strategy: type[Strategy], what: str) -> str:
             break
         text.append(line.strip())
     return " ".join(text)
+
+
+def list_strategies() -> str:
+    """A table of the strategies: name, paper, cost, whether they need dropout; then the aliases."""
+    lines = []
+    for name, strategy in STRATEGIES.items():
+        lines += [name, f"    paper: {described(strategy, 'Source')}", f"    cost: {described(strategy, 'Cost')}"]
+        lines += [f"    needs dropout: {'yes' if strategy.needs_dropout else 'no'}"]
+    lines += ["", "also known as:"]
+    for alias, (name, arguments) in ALIASES.items():
+        lines.append(f"    {alias} = {' '.join([name, *(f'{k}={v}' for k, v in arguments.items())])}")
+    return "\n".join(lines)

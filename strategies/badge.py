@@ -1,5 +1,7 @@
 """Images whose gradients are large and point in different directions."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,8 +9,8 @@ import torch
 from torch import Tensor
 
 from strategies.base import Idxs, Strategy
-from strategies.d2_sampling import Rows, sample_d2
-from strategies.distances import NOT_FINITE, rounding, sq_norms
+from strategies.kernels.d2_sampling import Rows, sample_d2
+from strategies.kernels.distances import NOT_FINITE, rounding, sq_norms
 from utils import UserError
 
 
@@ -22,7 +24,7 @@ class BADGE(Strategy):
 
     def select(self, idxs: Idxs, n: int) -> Idxs:
         """The seeds."""
-        h = self.learner.embeddings(self.pool.images[idxs])
+        h = self.learner.embeddings(self.pool.inputs[idxs])
         probs = self.learner.net.head(h).softmax(1)
         return idxs[badge(probs, h, n, self.rng)]
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
@@ -14,14 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data import Pool
-from nets import Learner
+from strategies.screening import screened, worth_screening
+from training.learner import Learner
 from utils import UserError
 
 Idxs = NDArray[np.int64]
-
-SCREENED_FROM = 4096  # images; fewer are scored sooner than screened
-SAMPLED = 1000  # images, spread over all, that show how far rough scores are off, besides the best
-SAFETY = 2.0  # times the largest error seen is what an image not seen may be off
 
 
 @dataclass
@@ -29,7 +24,7 @@ class Strategy:
     """A rule that says which images to label next. Its further fields are its hyperparameters.
 
     Args:
-        pool: images and the labels bought so far.
+        pool: the training inputs and the labels acquired so far.
         learner: the network trained on these labels.
         rng: the only source of randomness.
     """
@@ -84,51 +79,19 @@ class ScoreStrategy(Strategy):
 
     def select(self, idxs: Idxs, n: int) -> Idxs:
         """The n images with the highest scores; ties break by a draw."""
-        worth_it = len(idxs) >= SCREENED_FROM and 4 * n <= len(idxs)
-        rough = self.learner.rough() if self.screens and worth_it and isinstance(self.learner, Learner) else None
-        values = self.score(idxs) if rough is None else self._screened_scores(idxs, n, rough)
-        return idxs[top_n(values, n, self.rng)]
+        return idxs[top_n(self._scores(idxs, n), n, self.rng)]
 
-    def _screened_scores(self, idxs: Idxs, n: int, rough: Learner) -> Tensor:
-        """Scores of `idxs`, -inf for those that cannot be among the n highest."""
+    def _scores(self, idxs: Idxs, n: int) -> Tensor:
+        """Scores of `idxs`, -inf for those that rough scores rule out of the n highest."""
+        rough = self.learner.rough() if self.screens and worth_screening(len(idxs), n) else None
+        if rough is None:
+            return self.score(idxs)
         before = copy.deepcopy(self.rng)  # every call draws the same dropout masks
 
         def exact(positions: Tensor) -> Tensor:
             return replace(self, rng=copy.deepcopy(before)).score(idxs[positions.cpu().numpy()])
 
-        roughly = replace(self, learner=rough).score(idxs)
-        if not roughly.isfinite().all():
-            return exact(torch.arange(len(idxs)))
-        return screened(roughly, exact, n)
-
-
-def screened(rough: Tensor, exact: Callable[[Tensor], Tensor], n: int) -> Tensor:
-    """Exact scores of all that may be among the n highest, found without an exact score for each.
-
-    The best by their rough score and a sample spread over all are scored exactly. That shows how far rough scores are
-    off. Whatever would be among the n highest if it were off by twice as much is scored exactly next, until nothing is
-    left. So the n highest are those that exact scores of all would give, unless an image that was never scored exactly
-    is off by more than twice as much as any of the thousands that were.
-
-    Args:
-        rough: a finite score of each image. Shape (U,).
-        exact: positions, ascending (P,), to their scores (P,).
-        n: how many are wanted, 1 <= n <= U.
-
-    Returns:
-        -inf where no exact score was needed. Shape (U,).
-    """
-    scores = torch.full_like(rough, -math.inf)
-    known = torch.zeros_like(rough, dtype=torch.bool)
-    asked = torch.zeros_like(known)
-    asked[rough.topk(min(n + n // 2, len(rough))).indices] = True
-    asked[:: max(1, len(rough) // SAMPLED)] = True
-    while asked.any():
-        scores[asked] = exact(asked.nonzero()[:, 0])
-        known |= asked
-        error = (scores - rough)[known].abs().max()
-        asked = ~known & (rough + SAFETY * error >= scores.topk(n).values[-1])
-    return scores
+        return screened(replace(self, learner=rough).score(idxs), exact, n)
 
 
 def top_n(scores: Tensor, n: int, rng: np.random.Generator) -> Idxs:

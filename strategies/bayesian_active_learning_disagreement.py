@@ -28,4 +28,4 @@ class BayesianActiveLearningDisagreement(ScoreStrategy):
 
     def score(self, idxs: Idxs) -> Tensor:
         """Mutual information between the class and the dropout mask, in nats."""
-        return self.learner.dropout_probs(self.pool.images[idxs], self.n_drop, self.rng, scores.mutual_information)
+        return self.learner.dropout_probs(self.pool.inputs[idxs], self.n_drop, self.rng, scores.mutual_information)

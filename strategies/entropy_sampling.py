@@ -20,4 +20,4 @@ class EntropySampling(ScoreStrategy):
 
     def score(self, idxs: Idxs) -> Tensor:
         """Entropy in nats."""
-        return scores.entropy(self.learner.probs(self.pool.images[idxs]))
+        return scores.entropy(self.learner.probs(self.pool.inputs[idxs]))

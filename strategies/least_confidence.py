@@ -20,4 +20,4 @@ class LeastConfidence(ScoreStrategy):
 
     def score(self, idxs: Idxs) -> Tensor:
         """1 minus the largest probability."""
-        return scores.least_confidence(self.learner.probs(self.pool.images[idxs]))
+        return scores.least_confidence(self.learner.probs(self.pool.inputs[idxs]))

@@ -20,4 +20,4 @@ class MarginSampling(ScoreStrategy):
 
     def score(self, idxs: Idxs) -> Tensor:
         """Minus the gap between the two largest probabilities."""
-        return scores.margin(self.learner.probs(self.pool.images[idxs]))
+        return scores.margin(self.learner.probs(self.pool.inputs[idxs]))

@@ -32,5 +32,5 @@ class UncertaintySamplingWithDropoutEstimation(ScoreStrategy):
     def score(self, idxs: Idxs) -> Tensor:
         """The measure, of the mean prediction."""
         measure = scores.MEASURES[self.measure]
-        images = self.pool.images[idxs]
-        return self.learner.dropout_probs(images, self.n_drop, self.rng, lambda probs: measure(probs.mean(0)))
+        inputs = self.pool.inputs[idxs]
+        return self.learner.dropout_probs(inputs, self.n_drop, self.rng, lambda probs: measure(probs.mean(0)))

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from utils import METRICS, QUERY_COLUMNS, ROUND_COLUMNS, config_hash, to_csv
+from files import to_csv
+from runs.format import QUERY_COLUMNS, config_hash, round_columns
+from runs.metrics import METRICS
 
 CONFIG: dict[str, Any] = {
     "dataset_name": "CIFAR10",
@@ -39,7 +41,7 @@ def write_run(
     seconds: float = 2.0,
     **config: Any,
 ) -> Path:
-    """Write a run whose accuracies are `curve`; `n_round` is what was asked for, by default what `curve` has."""
+    """Write a run whose accuracies are `curve`; `n_round` is what was requested, by default what `curve` has."""
     full = {**CONFIG, "strategy_name": strategy, "seed": seed, **config}
     folder = root / full["dataset_name"] / strategy / f"seed{seed}-{config_hash(full)}"
     folder.mkdir(parents=True)
@@ -56,9 +58,9 @@ def write_run(
     (folder / "environment.json").write_text(json.dumps(environment))
     rows = []
     for r, (n, accuracy) in enumerate(zip(labels, curve, strict=True)):
-        metrics = [accuracy, accuracy, accuracy, accuracy - 0.01, 1.5 * (1 - accuracy), 0.1][: len(METRICS)]
-        rows.append([r, n, *metrics, 10.0, 1.0, 0.0 if r == n_round else seconds])
-    (folder / "rounds.csv").write_text(to_csv(ROUND_COLUMNS, rows))
+        known = {"f1": accuracy - 0.01, "nll": 1.5 * (1 - accuracy), "ece": 0.1}
+        rows.append([r, n, *(known.get(m, accuracy) for m in METRICS), 10.0, 1.0, 0.0 if r == n_round else seconds])
+    (folder / "rounds.csv").write_text(to_csv(round_columns(), rows))
     (folder / "confusion_matrix.csv").write_text(to_csv(["true\\predicted", *classes], confusion(classes)))
     if queries:
         write_queries(folder, strategy, full, labels, classes)
@@ -97,3 +99,11 @@ def rising(n_round: int, top: float = 0.9, gain: float = 0.0, noise: float = 0.0
     jitter[0] = 0  # round 0 is the same for all strategies
     y = 0.4 + (top - 0.4) * (1 - np.exp(-3 * t)) / (1 - np.exp(-3)) + gain * np.sin(np.pi * t / 2) + jitter
     return [round(float(v), 6) for v in y]
+
+
+def three_strategies(root: Path) -> Path:
+    """Write five seeds of three strategies: entropy sampling is better than margin sampling, and this than random."""
+    for i, name in enumerate(("RandomSampling", "MarginSampling", "EntropySampling")):
+        for seed in range(1, 6):
+            write_run(root, name, seed, rising(4, gain=0.02 * i, noise=0.004, seed=10 * seed + i), queries=True)
+    return root

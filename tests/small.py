@@ -6,12 +6,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-import nets
-from data import Images, Pool
+from data import Inputs, Pool
+from nets import NETS
+from training.loop import train
+from training.recipe import Recipe
 from utils import stream
 
 CPU = torch.device("cpu")
-RECIPE = nets.Recipe(n_epoch=1, batch_size=8, lr=0.02, min_steps=6)
+RECIPE = Recipe(n_epoch=1, batch_size=8, lr=0.02, min_steps=6)
 
 
 def pixels(n, img_size=16, seed=0):
@@ -20,25 +22,26 @@ def pixels(n, img_size=16, seed=0):
     return torch.from_numpy(x).permute(0, 3, 1, 2)
 
 
-def pool(n=60, n_labeled=12, n_classes=4, img_size=16, seed=0, targets=None):
-    """A pool of noise whose first `n_labeled` shuffled images are labeled."""
+def pool(n=60, n_labeled=12, n_classes=4, img_size=16, seed=0, labels=None):
+    """A pool of noise whose first `n_labeled` shuffled images are labeled, at random or by `labels` of all images."""
     rng = np.random.default_rng(seed)
-    if targets is None:
-        targets = rng.integers(0, n_classes, n)
-    made = Pool(Images(pixels(n, img_size, seed)), targets, n_classes)
-    made.label(np.random.default_rng(seed + 1).permutation(n)[:n_labeled])
+    if labels is None:
+        labels = rng.integers(0, n_classes, n)
+    made = Pool(Inputs(pixels(n, img_size, seed)), n_classes)
+    first = np.random.default_rng(seed + 1).permutation(n)[:n_labeled]
+    made.label(first, np.asarray(labels)[first])
     return made
 
 
 def build(name="SmallCNN", n_classes=4, img_size=16, dropout=0.5):
-    return lambda: nets.NETS[name].build(n_classes, img_size, dropout, False)
+    return lambda: NETS[name].build((3, img_size, img_size), n_classes, dropout, False)
 
 
 def learner(of, name="SmallCNN", seed=0, **recipe):
     """A network of NETS trained for a few steps on the labels of a pool."""
     made = replace(RECIPE, **recipe)
-    builder = build(name, of.n_classes, of.images.img_size, made.dropout)
-    return nets.train(builder, of, made, CPU, stream(seed, "train"))
+    builder = build(name, of.n_classes, of.inputs.shape[-1], made.dropout)
+    return train(builder, of, made, CPU, stream(seed, "train"))
 
 
 def image_folder(root, n_train=6, n_test=3, classes=("ant", "bee", "cow"), size=20, seed=0):

@@ -101,7 +101,7 @@ def test_nan_is_an_error():
 def test_strategy_reads_the_predictions_and_embeddings_of_the_unlabeled():
     pool = small.pool(n=60, n_labeled=12)
     learner = small.learner(pool)
-    images = pool.images[pool.unlabeled]
+    images = pool.inputs[pool.unlabeled]
     gradients = reference.badge_gradients(learner.probs(images), learner.embeddings(images))
     idxs = BADGE(pool, learner, rng()).query(20)
     assert idxs[0] == pool.unlabeled[(gradients**2).sum(1).argmax()]

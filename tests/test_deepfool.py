@@ -7,8 +7,10 @@ from reference_kernels import Frozen, curved_net, linear_net, normal
 from scipy.stats import spearmanr
 from torch import nn
 
-from strategies.adversarial_bim import AdversarialBIM, bim_distances
-from strategies.adversarial_margin import AdversarialMargin, deepfool_distances
+from strategies.adversarial_bim import AdversarialBIM
+from strategies.adversarial_margin import AdversarialMargin
+from strategies.kernels.bim import bim_distances
+from strategies.kernels.deepfool import deepfool_distances
 
 KERNELS = pytest.mark.parametrize("kernel", [deepfool_distances, bim_distances])
 
@@ -266,7 +268,7 @@ def test_strategy_labels_the_nearest_images_first(strategy, kernel):
     pool = small.pool(n=50, n_labeled=12)
     learner = small.learner(pool)
     idxs = strategy(pool, learner, np.random.default_rng(0)).query(15)
-    lengths = learner.map(lambda x: kernel(learner.net, x), pool.images[pool.unlabeled])
+    lengths = learner.map(lambda x: kernel(learner.net, x), pool.inputs[pool.unlabeled])
     assert idxs.tolist() == pool.unlabeled[lengths.argsort()[:15]].tolist()
 
 
@@ -275,7 +277,7 @@ def test_hyperparameters_reach_the_kernels():
     learner = small.learner(pool)
     rng, idxs = np.random.default_rng(0), pool.unlabeled
     few = AdversarialMargin(pool, learner, rng, n_top=1, overshoot=0.5, max_steps=2).score(idxs)
-    x = learner.net.normalize(pool.images[idxs].batch(0, len(idxs), learner.device))
+    x = learner.net.normalize(pool.inputs[idxs].batch(0, len(idxs), learner.device))
     assert torch.equal(-few, deepfool_distances(learner.net, x, 1, 0.5, 2))
     coarse = AdversarialBIM(pool, learner, rng, step=0.1, bound=0.3, n_search=1).score(idxs)
     assert torch.equal(-coarse, bim_distances(learner.net, x, 0.1, 0.3, 1))

@@ -5,9 +5,10 @@ import small
 import torch
 from reference_kernels import normal
 
-from strategies import k_center_greedy as module
-from strategies.distances import rounding
-from strategies.k_center_greedy import KCenterGreedy, k_center_greedy
+from strategies.k_center_greedy import KCenterGreedy
+from strategies.kernels import k_center as module
+from strategies.kernels.distances import rounding
+from strategies.kernels.k_center import k_center_greedy
 from utils import UserError
 
 
@@ -111,7 +112,7 @@ def test_strategy_covers_labeled_and_picked_images():
     pool = small.pool(n=80, n_labeled=20)
     learner = small.learner(pool)
     idxs = KCenterGreedy(pool, learner, np.random.default_rng(0)).query(25)
-    x, centers = learner.embeddings(pool.images[pool.unlabeled]), learner.embeddings(pool.images[pool.labeled])
+    x, centers = learner.embeddings(pool.inputs[pool.unlabeled]), learner.embeddings(pool.inputs[pool.labeled])
     expected = reference.k_center_greedy(x, centers, 25)
     assert idxs.tolist() == pool.unlabeled[expected].tolist()
 
@@ -119,7 +120,7 @@ def test_strategy_covers_labeled_and_picked_images():
 def test_equal_images_are_told_apart_by_a_draw(monkeypatch):
     pool = small.pool(n=40, n_labeled=5)
     learner = small.learner(pool)
-    monkeypatch.setattr(learner, "embeddings", lambda images: torch.ones(len(images), 3))
+    monkeypatch.setattr(learner, "embeddings", lambda inputs: torch.ones(len(inputs), 3))
     queries = {tuple(KCenterGreedy(pool, learner, np.random.default_rng(seed)).query(3)) for seed in range(10)}
     assert len(queries) == 10
 

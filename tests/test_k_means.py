@@ -7,10 +7,11 @@ from reference_kernels import normal
 from scipy.stats import chisquare
 from sklearn.cluster import KMeans
 
-from strategies import cluster_based_selection as module
-from strategies import d2_sampling, distances
-from strategies.cluster_based_selection import ClusterBasedSelection, k_means, nearest_members
-from strategies.d2_sampling import sample_d2
+from strategies.cluster_based_selection import ClusterBasedSelection
+from strategies.kernels import d2_sampling, distances
+from strategies.kernels import k_means as module
+from strategies.kernels.d2_sampling import sample_d2
+from strategies.kernels.k_means import k_means, nearest_members
 from utils import UserError
 
 CPU = torch.device("cpu")
@@ -225,7 +226,7 @@ def test_strategy_takes_the_middle_of_each_cluster_large_ones_first(monkeypatch)
     sizes = [3, 17, 9, 1]
     groups = np.repeat(np.arange(4), sizes)
     x = torch.from_numpy(groups * 100.0 + 0.01 * np.arange(30)).float()[:, None]
-    monkeypatch.setattr(learner, "embeddings", lambda images: x[np.searchsorted(pool.unlabeled, images.idxs)])
+    monkeypatch.setattr(learner, "embeddings", lambda inputs: x[np.searchsorted(pool.unlabeled, inputs.idxs)])
     idxs = ClusterBasedSelection(pool, learner, rng()).query(4)
     positions = np.searchsorted(pool.unlabeled, idxs)
     assert groups[positions].tolist() == [1, 2, 0, 3]
@@ -235,7 +236,7 @@ def test_strategy_takes_the_middle_of_each_cluster_large_ones_first(monkeypatch)
 def test_which_of_two_equally_near_images_is_a_draw(monkeypatch):
     pool = small.pool(n=20, n_labeled=5)
     learner = small.learner(pool)
-    monkeypatch.setattr(learner, "embeddings", lambda images: torch.ones(len(images), 3))
+    monkeypatch.setattr(learner, "embeddings", lambda inputs: torch.ones(len(inputs), 3))
     assert len({int(ClusterBasedSelection(pool, learner, rng(seed)).query(1)[0]) for seed in range(30)}) > 5
 
 

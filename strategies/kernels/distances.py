@@ -1,5 +1,7 @@
 """Squared Euclidean distances as matrix products, over blocks of rows. TF32 must be off (torch's default)."""
 
+from __future__ import annotations
+
 import math
 
 import torch

@@ -1,5 +1,7 @@
 """Drawing rows by their squared distance to those drawn before: the seeding of k-means++, and BADGE."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import numpy as np
@@ -7,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from strategies.distances import NOT_FINITE, row_blocks
+from strategies.kernels.distances import NOT_FINITE, row_blocks
 from utils import UserError
 
 Rows = slice | Tensor

@@ -1,0 +1,1 @@
+"""Image files: listing, decoding, the cache of pixels."""

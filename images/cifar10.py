@@ -1,0 +1,48 @@
+"""CIFAR-10, downloaded and written as image files."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from utils import UserError, warn
+
+
+def download_cifar10(data_dir: Path) -> None:
+    """Write the images to `data_dir`/CIFAR10 in the layout train/<class>/*, test/<class>/*.
+
+    The files that torchvision downloads are removed, unless they existed before.
+
+    Raises:
+        UserError: the download failed, or the images cannot be written. Nothing is left behind then.
+    """
+    from torchvision.datasets import CIFAR10
+
+    warn(f"no CIFAR-10 in {data_dir}/DATA_CIFAR10 or {data_dir}/CIFAR10; downloading it into {data_dir} (170 MB)")
+    for leftover in data_dir.glob(".CIFAR10.*.tmp"):  # of a process that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    before = set(data_dir.glob("cifar-10-*"))
+    temporary = data_dir / f".CIFAR10.{os.getpid()}.tmp"
+    try:
+        for part in ("train", "test"):
+            dataset = CIFAR10(str(data_dir), train=part == "train", download=True)
+            for name in dataset.classes:
+                (temporary / part / name).mkdir(parents=True)
+            bar = tqdm(dataset.data, desc=f"writing {part}", unit="image", disable=None)
+            for i, (pixels, label) in enumerate(zip(bar, dataset.targets, strict=True)):
+                Image.fromarray(pixels).save(temporary / part / dataset.classes[label] / f"{i:05d}.png")
+        os.replace(temporary, data_dir / "CIFAR10")
+    except (OSError, RuntimeError, http.client.HTTPException) as e:
+        advice = f"place its images as {data_dir / 'DATA_CIFAR10'}/train/<class>/* and .../test/<class>/*"
+        raise UserError(f"CIFAR-10 could not be downloaded ({' '.join(str(e).split())}); {advice}") from e
+    finally:
+        for path in {temporary, *data_dir.glob("cifar-10-*")} - before:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)

@@ -1,0 +1,106 @@
+"""Many image files decoded into one file of rows, by one process per core."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from images.decoding import try_decode
+from images.listing import File
+from utils import UserError, n_cores
+
+TASK_SIZE = 64  # files that a process decodes at a time
+FEW_FILES, FEW_BYTES = 1000, 20e6  # below both, one process is done before others have started
+
+
+def decode_files(root: Path, files: Sequence[File], img_size: int, out: Path) -> list[tuple[int, str]]:
+    """Decode every file into its row of `out`, row after row of img_size x img_size x 3 bytes.
+
+    Returns:
+        Position and reason of the files that cannot be read, sorted. Their rows are zero.
+
+    Raises:
+        UserError: a process was killed from outside.
+    """
+    with open(out, "wb") as f:
+        f.truncate(len(files) * img_size * img_size * 3)
+    starts = range(0, len(files), TASK_SIZE)
+    tasks = [(start, root, files[start : start + TASK_SIZE], img_size, out) for start in starts]
+    unreadable: list[tuple[int, str]] = []
+    with tqdm(total=len(files), desc=f"reading {root.name}", unit="image", disable=None) as bar:
+        if len(files) < FEW_FILES and sum(f.size for f in files) < FEW_BYTES:
+            for task in tasks:
+                unreadable += _decode_rows(*task)
+                bar.update(len(task[2]))
+            return unreadable
+        try:
+            with _workers() as executor:
+                futures = {executor.submit(_decode_rows, *task): len(task[2]) for task in tasks}
+                for future in as_completed(futures):
+                    unreadable += future.result()
+                    bar.update(futures[future])
+        except BrokenProcessPool as e:
+            raise UserError(f"a process that read images of {root} was killed; is the memory full? Start again") from e
+    return sorted(unreadable)
+
+
+def _decode_rows(start: int, root: Path, files: Sequence[File], img_size: int, out: Path) -> list[tuple[int, str]]:
+    """Decode some files into rows start, start + 1, ... of `out`. Returns the unreadable ones, with the reason."""
+    rows = np.zeros((len(files), img_size, img_size, 3), np.uint8)
+    unreadable = []
+    for i, file in enumerate(files):
+        image = try_decode(root / file.path, img_size)
+        if isinstance(image, str):
+            unreadable.append((start + i, image))
+        else:
+            rows[i] = image
+    with open(out, "r+b") as f:
+        f.seek(start * rows[0].nbytes)
+        f.write(rows.tobytes())
+    return unreadable
+
+
+@contextmanager
+def _workers() -> Iterator[Executor]:
+    """One forked process per core; threads where forking is missing or unsafe.
+
+    Forked processes start at once. They run nothing but Pillow and numpy's copies, which need no thread of the parent.
+    """
+    executor: Executor
+    with warnings.catch_warnings():
+        if sys.platform == "linux" and hasattr(os, "fork"):
+            warnings.filterwarnings("ignore", "This process.*is multi-threaded, use of fork", DeprecationWarning)
+            executor = ProcessPoolExecutor(n_cores(), multiprocessing.get_context("fork"), initializer=_start_worker)
+        else:
+            warnings.simplefilter("ignore")  # decode's own filter is not safe among threads
+            executor = ThreadPoolExecutor(n_cores())
+        try:
+            yield executor
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Ignore Ctrl-C, which the parent handles, and exit when the parent ends, even if it is killed."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def exit_with_parent() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=exit_with_parent, daemon=True).start()

@@ -1,0 +1,1 @@
+"""What runs say: statistics, then a tree of plain values, then views of it."""

@@ -1,0 +1,56 @@
+"""Details of a section that take reading more files than rounds.csv: picks, pictures and confusion matrices."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from report.comparison import Comparison
+from report.confusions import confusion
+from report.picks import choices
+from report.tree import Confusions, Details, Matrix, TextTable
+from runs.reading import Run, read_confusion, read_picks
+from utils import UserError
+
+T = TypeVar("T")
+
+
+def details(c: Comparison, data_dir: Path, unreadable: list[str]) -> Details:
+    """Picks and confusion matrices of one seed.
+
+    Args:
+        c: the comparison; it has rows.
+        data_dir: the folder that holds the data sets' folders.
+        unreadable: gains a line for each file that cannot be read.
+    """
+    seed = shown_seed(c)
+    runs = {label: run for label, of in c.runs.items() for run in of if run.seed == seed}
+    picks = _read_each(runs, read_picks, "its picks are not shown", unreadable)
+    found = _read_each(runs, _read_confusion, "its confusion matrix is not shown", unreadable)
+    return Details(
+        choices(picks, seed, c.setting, data_dir) if picks else None,
+        Confusions(seed, found) if found else None,
+    )
+
+
+def shown_seed(c: Comparison) -> int:
+    """The seed that most strategies have, the smallest of them."""
+    seeds = Counter(seed for row in c.rows for seed in row.seeds)
+    return min(seeds, key=lambda s: (-seeds[s], s))
+
+
+def _read_confusion(run: Run) -> Matrix | TextTable:
+    return confusion(*read_confusion(run.folder / "confusion_matrix.csv"))
+
+
+def _read_each(runs: dict[str, Run], read: Callable[[Run], T], loss: str, unreadable: list[str]) -> dict[str, T]:
+    """What `read` finds in each run; a damaged one is left out and noted with what is lost."""
+    found = {}
+    for label, run in runs.items():
+        try:
+            found[label] = read(run)
+        except UserError as e:
+            unreadable.append(f"{e}; {loss}")
+    return found

@@ -1,0 +1,97 @@
+"""What is measured on the test set each round: one record a metric. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Probs = NDArray[np.floating[Any]]
+Labels = NDArray[np.int64]
+
+
+def accuracy(probs: Probs, labels: Labels) -> float:
+    """Share of images whose most probable class is the true one."""
+    return float((probs.argmax(1) == labels).mean())
+
+
+def _macro(probs: Probs, labels: Labels) -> tuple[float, float, float]:
+    """Macro-averaged precision, recall and F1."""
+    from sklearn.metrics import precision_recall_fscore_support  # costs half a second to import
+
+    values = precision_recall_fscore_support(labels, probs.argmax(1), average="macro", zero_division=0)
+    return float(values[0]), float(values[1]), float(values[2])
+
+
+def precision(probs: Probs, labels: Labels) -> float:
+    """Mean precision over the classes that occur or are predicted; 0 for a class never predicted."""
+    return _macro(probs, labels)[0]
+
+
+def recall(probs: Probs, labels: Labels) -> float:
+    """Mean recall over the classes that occur or are predicted; 0 for a class that does not occur."""
+    return _macro(probs, labels)[1]
+
+
+def f1(probs: Probs, labels: Labels) -> float:
+    """Mean over classes of the harmonic mean of precision and recall."""
+    return _macro(probs, labels)[2]
+
+
+def nll(probs: Probs, labels: Labels) -> float:
+    """Mean negative log-likelihood of the true class, in nats; no probability counts as less than float32's tiny."""
+    true = probs[np.arange(len(labels)), labels].astype(np.float64)
+    return float(-np.log(np.maximum(true, np.finfo(np.float32).tiny)).mean()) + 0.0  # no minus zero
+
+
+def ece(probs: Probs, labels: Labels, n_bins: int = 15) -> float:
+    """Expected calibration error: |accuracy - confidence| over equal bins of confidence, weighted by their images.
+
+    Source: Guo et al., "On calibration of modern neural networks", ICML 2017, eq. 3; bins are (low, high].
+    """
+    confidence = probs.max(1).astype(np.float64)
+    bins = np.clip(np.ceil(confidence * n_bins).astype(np.int64), 1, n_bins) - 1
+    gap = (probs.argmax(1) == labels) - confidence
+    return float(np.abs(np.bincount(bins, gap, n_bins)).sum() / len(labels))
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One measure of a network on the test set, and how it is shown.
+
+    Attributes:
+        name: its column in rounds.csv.
+        function: from class probabilities (M, C) and true classes (M,) to the value.
+        title: its name for people, as in the title of an axis.
+        share: whether it lies between 0 and 1 and is shown in %.
+        higher_is_better: whether a larger value is the better one.
+        unit: of values that are no shares; empty where there is none.
+    """
+
+    name: str
+    function: Callable[[Probs, Labels], float]
+    title: str
+    share: bool = True
+    higher_is_better: bool = True
+    unit: str = ""
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("accuracy", accuracy, "Accuracy"),
+        Metric("precision", precision, "Precision"),
+        Metric("recall", recall, "Recall"),
+        Metric("f1", f1, "F1"),
+        Metric("nll", nll, "Negative log-likelihood", share=False, higher_is_better=False, unit="nats"),
+        Metric("ece", ece, "Expected calibration error", higher_is_better=False),
+    )
+}
+
+
+def confusion_matrix(predicted: Labels, labels: Labels, n_classes: int) -> NDArray[np.int64]:
+    """Counts of test images: row = true class, column = predicted class. Shape (C, C)."""
+    return np.bincount(labels * n_classes + predicted, minlength=n_classes**2).reshape(n_classes, n_classes)

@@ -1,0 +1,1 @@
+"""What several strategies compute with: pure functions of tensors."""

@@ -1,0 +1,90 @@
+"""The batches of one training: which rows each step reads, and how images are mirrored and shifted."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Draws:
+    """All random choices of one training but its weights and dropout. T steps of B rows.
+
+    Attributes:
+        order: positions among the labeled rows, 0 to L - 1. Shape (T, B).
+        flips: which images to mirror. Shape (T, B), bool.
+        shifts: rows and columns to shift images by. Shape (T, B, 2).
+    """
+
+    order: NDArray[np.int64]
+    flips: NDArray[np.bool_]
+    shifts: NDArray[np.int64]
+
+
+def draw_batches(n_labeled: int, shape: tuple[int, ...], recipe: Recipe, rng: np.random.Generator) -> Draws:
+    """Draw what every step reads, for labeled rows of a shape, (3, H, W) or (D,)."""
+    order = batch_order(n_labeled, recipe.n_steps(n_labeled), recipe.batch_size, rng)
+    flips = rng.random(order.shape) < (0.5 if recipe.flip else 0)
+    reach = round(recipe.translate * shape[-1]) if len(shape) == 3 else 0
+    shifts = rng.integers(-reach, reach + 1, (*order.shape, 2))
+    return Draws(order, flips, shifts)
+
+
+def batch_order(n: int, n_steps: int, batch_size: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Which of n rows each step trains on: shuffled passes, one after the other, cut into full batches.
+
+    Returns:
+        Positions, 0 to n - 1. Shape (n_steps, batch_size).
+    """
+    n_passes = math.ceil(n_steps * batch_size / n)
+    order = np.concatenate([rng.permutation(n) for _ in range(n_passes)])
+    return order[: n_steps * batch_size].reshape(n_steps, batch_size)
+
+
+class Batches:
+    """The labeled rows and the draws of a training, all on one device, so that a recorded step can read any batch.
+
+    Args:
+        x: labeled rows, images with channels last. Shape (L, H, W, 3) or (L, D).
+        y: their classes. Shape (L,).
+        draws: which rows each step reads.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, draws: Draws) -> None:
+        self.x = x
+        self.y = y
+        self.n_steps = len(draws.order)
+        self._draws = [torch.from_numpy(d).to(x.device) for d in (draws.order, draws.flips, draws.shifts)]
+
+    def at(self, step: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows of a step, augmented, and their classes. Shape of `step` (1,), of the results (B, ...) and (B,)."""
+        idxs, flip, shift = (d.index_select(0, step)[0] for d in self._draws)
+        rows = augmented(self.x, idxs, flip, shift) if self.x.dim() == 4 else self.x[idxs]
+        return rows, self.y[idxs]
+
+
+def augmented(x: Tensor, idxs: Tensor, flips: Tensor, shifts: Tensor) -> Tensor:
+    """Some images, mirrored and shifted; what a shift uncovers is filled by reflection.
+
+    Args:
+        x: all images, channels last. Shape (L, H, W, 3), uint8.
+        idxs: which of them. Shape (B,).
+        flips: which to mirror. Shape (B,), bool.
+        shifts: rows and columns to shift by. Shape (B, 2).
+
+    Returns:
+        Shape (B, 3, H, W), uint8.
+    """
+    side = x.shape[1]
+    line = torch.arange(side, device=x.device)
+    rows = line + shifts[:, :1]  # (B, H)
+    columns = torch.where(flips[:, None], side - 1 - line, line) + shifts[:, 1:]  # (B, W)
+    inside = [side - 1 - (side - 1 - i.abs()).abs() for i in (rows, columns)]
+    return x[idxs[:, None, None], inside[0][:, :, None], inside[1][:, None, :]].permute(0, 3, 1, 2)

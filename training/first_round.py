@@ -1,0 +1,78 @@
+"""Round 0, trained once for all strategies of a seed and kept in `.round0/` of the results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from files import alone, write_atomic, writing
+from runs.format import config_hash
+from training.learner import Learner
+from training.model_file import read_model
+from utils import UserError, environment, warn
+
+ROOT = Path(__file__).resolve().parent.parent
+# Files and folders whose code round 0 depends on: after a change to any of them it is trained anew.
+CODE = ("demo.py", "utils.py", "data.py", "nets.py", "images", "training")
+QUERY_SETTINGS = ("strategy_name", "strategy_args", "n_query", "score_bf16", "screen")  # no part in round 0
+
+
+class Trained(NamedTuple):
+    """A learner and the seconds that its training took."""
+
+    learner: Learner
+    seconds: float
+
+
+def shared_first_round(
+    path: Path, device: torch.device, train: Callable[[], Trained], content: Callable[[Trained], bytes]
+) -> Trained:
+    """The learner in a file or, where there is none yet, a newly trained one, which is put there.
+
+    Processes that need the same file wait for the first of them.
+
+    Args:
+        path: `.round0/<key>.pt` of the results; see `first_round_key`.
+        device: where a learner from the file is put.
+        train: trains it.
+        content: the bytes of the file, a model.pt that notes `train_seconds`.
+    """
+    with writing(path):
+        path.parent.mkdir(exist_ok=True)
+    with alone(path.with_suffix(".lock"), "training the same round 0"):
+        if path.exists():
+            try:
+                return _read(path, device)
+            except UserError as damage:
+                warn(f"{damage}; training round 0 anew")
+        trained = train()
+        write_atomic(path, content(trained))
+        return trained
+
+
+def _read(path: Path, device: torch.device) -> Trained:
+    learner, content = read_model(path, device)
+    seconds = content.get("train_seconds")
+    if not isinstance(seconds, float):
+        raise UserError(f"{path} is no shared round 0")
+    return Trained(learner, seconds)
+
+
+def first_round_key(config: dict[str, Any], device: torch.device) -> str:
+    """Eight hexadecimal digits that identify all that round 0 depends on.
+
+    That is the configuration less the settings of queries, the code, and what numbers depend on besides: versions,
+    device, number of threads.
+    """
+    settings = {k: v for k, v in config.items() if k not in QUERY_SETTINGS}
+    numerics = {k: v for k, v in environment(device).items() if k not in ("git_commit", "command")}
+    return config_hash({"config": settings, "code": code(), "numerics": numerics})
+
+
+def code() -> list[str]:
+    """The text of every source file that round 0 depends on."""
+    paths = [p for name in CODE for p in (sorted((ROOT / name).glob("*.py")) or [ROOT / name])]
+    return [p.read_text("utf-8") for p in paths]

@@ -1,0 +1,151 @@
+"""The training of one network on the labeled rows of a pool."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from data import Pool, channels_last
+from nets import Net
+from training.batches import Batches, draw_batches
+from training.cuda_graph import EAGER_STEPS, captured, side_queue, tuned_convolutions
+from training.learner import Learner, has_fast_bf16
+from training.recipe import SCHEDULES, Recipe
+from utils import UserError
+
+
+@contextmanager
+def _seeded(rng: np.random.Generator, device: torch.device) -> Iterator[None]:
+    """Draw initial weights and dropout from `rng`, and leave torch's generators as they were."""
+    index = [device.index or 0] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=index):
+        seed = int(rng.integers(2**63))
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        elif device.type == "mps":
+            torch.mps.manual_seed(seed)
+        yield
+
+
+def train(
+    build: Callable[[], Net],
+    pool: Pool,
+    recipe: Recipe,
+    device: torch.device,
+    rng: np.random.Generator,
+    on_first_epoch: Callable[[float], None] = lambda seconds_per_step: None,
+) -> Learner:
+    """Train a new network on the labeled rows of the pool.
+
+    Args:
+        build: makes the network, with random weights.
+        pool: at least one row labeled.
+        recipe: how to train.
+        device: where.
+        rng: initial weights, order, augmentation and dropout are drawn from it, and nothing else is.
+        on_first_epoch: called with the seconds that a step takes, once they are known.
+
+    Raises:
+        UserError: the loss became NaN, a batch does not fit into the device's memory, or torch.compile failed.
+    """
+    with _seeded(rng, device):
+        net = build().to(device).to(memory_format=torch.channels_last)
+        draws = draw_batches(len(pool.labeled), pool.inputs.shape, recipe, rng)
+        try:
+            batches = Batches(*_labeled_rows(pool, device), draws)
+            loss = _fit(net, batches, recipe, on_first_epoch)
+        except torch.OutOfMemoryError as e:
+            raise UserError(
+                f"--batch_size {recipe.batch_size} does not fit into the memory of {device}; lower it"
+            ) from e
+        except RuntimeError as e:
+            if not type(e).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            raise UserError(f"--compile: torch.compile failed ({str(e).splitlines()[0]}); leave it out") from e
+    if not math.isfinite(loss):
+        raise UserError(f"the training diverged (loss {loss}) with --lr {recipe.lr}; lower it")
+    return Learner(net, device)
+
+
+def _labeled_rows(pool: Pool, device: torch.device) -> tuple[Tensor, Tensor]:
+    """All labeled rows on the device, images with channels last, and their classes. Shapes (L, ...) and (L,)."""
+    labeled = pool.labeled
+    try:
+        x = channels_last(pool.inputs[labeled].batch(0, len(labeled), device))
+    except torch.OutOfMemoryError as e:
+        size = pool.inputs.shape[-1]
+        kind = f"images of {size} pixels" if len(pool.inputs.shape) == 3 else f"rows of {size} features"
+        raise UserError(
+            f"{len(labeled)} labeled {kind} do not fit into the memory of {device}; lower --img_size"
+        ) from e
+    return x, torch.from_numpy(pool.labels[labeled]).to(device)
+
+
+def _fit(net: Net, batches: Batches, recipe: Recipe, on_first_epoch: Callable[[float], None]) -> float:
+    """All steps of one training. Returns the last loss."""
+    device, n_labeled, n_steps = batches.x.device, len(batches.x), batches.n_steps
+    n_epoch_steps = math.ceil(n_labeled / recipe.batch_size)
+    step = _step(net, batches, recipe)
+    loss = math.nan
+    start = 0.0
+    net.train()
+    with side_queue(device), tuned_convolutions():
+        for i in tqdm(range(n_steps), desc=f"training on {n_labeled}", unit="step", leave=False, disable=None):
+            if i == EAGER_STEPS and recipe.cuda_graph and device.type == "cuda":
+                step = captured(step)
+            step_loss = step()
+            if (i + 1) % n_epoch_steps == 0 or i + 1 == n_steps:
+                loss = step_loss.item()
+                if not math.isfinite(loss):
+                    break
+            if i == EAGER_STEPS:
+                start = time.perf_counter()  # the first steps also set things up
+            if i == max(n_epoch_steps, 20) + EAGER_STEPS:
+                step_loss.item()  # waits for the device
+                on_first_epoch((time.perf_counter() - start) / (i - EAGER_STEPS))
+    return loss
+
+
+def _step(net: Net, batches: Batches, recipe: Recipe) -> Callable[[], Tensor]:
+    """One training step as a zero-argument function: all that it reads, the step's number too, is on the device.
+
+    So one recording of it can be replayed for every step. Each call returns its loss.
+    """
+    device, n_steps = batches.x.device, batches.n_steps
+    rates = [recipe.lr * SCHEDULES[recipe.schedule](i, n_steps) for i in range(n_steps)]
+    rate = torch.tensor(recipe.lr, device=device)
+    schedule = torch.tensor(rates, device=device)
+    at = torch.zeros(1, dtype=torch.int64, device=device)
+    optimizer = torch.optim.SGD(
+        net.parameters(), rate, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov, fused=True
+    )
+    bf16 = recipe.bf16 and has_fast_bf16(device)
+    forward: Callable[[Tensor], Tensor] = net
+    if recipe.compile:
+        torch.compiler.reset()  # it gives up after compiling for eight networks, and every round has its own
+        forward = torch.compile(net)
+
+    def step() -> Tensor:
+        rows, labels = batches.at(at)
+        rate.copy_(schedule.index_select(0, at)[0])
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
+            logits = forward(net.normalize(rows))
+        loss = F.cross_entropy(logits.float(), labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if recipe.clip:
+            nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)
+        optimizer.step()
+        at.add_(1)
+        return loss.detach()
+
+    return step

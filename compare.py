@@ -55,7 +55,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser(description="Show which strategies beat RandomSampling, with intervals and tests.")
     parser.add_argument("folder", type=Path, help="a folder of results, such as results or results/CIFAR10")
     parser.add_argument("--metric", default="accuracy", help=f"what to compare: {', '.join(METRICS)} (accuracy)")
-    parser.add_argument("--out", type=Path, help="write compare.md, compare.csv and compare.html into this folder")
+    parser.add_argument(
+        "--out", type=Path, help="write the views of the report into this folder: compare.html, compare.md, ..."
+    )
     parser.add_argument(
         "--data_dir", type=Path, default=Path("DATA"), help="where the images are, to show picks (DATA)"
     )

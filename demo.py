@@ -22,7 +22,7 @@ from runs.folder import RunFolder
 from runs.format import Query, Round, confusion_text, predictions_text
 from runs.metrics import METRICS, confusion_matrix
 from runs.options import recorded
-from strategies import STRATEGIES, list_strategies, resolve
+from strategies import list_strategies, resolve
 from strategies.base import Strategy
 from training.first_round import Trained, first_round_key, shared_first_round
 from training.learner import Learner
@@ -225,9 +225,7 @@ def trained(e: Experiment, pool: Pool, round: int, estimate: Callable[[float], N
     if round > 0:
         return train_now()
     path = e.results_dir / ".round0" / f"{first_round_key(e.config, e.device)}.pt"
-    return shared_first_round(
-        path, e.device, train_now, lambda t: e.model_bytes(t.learner, train_seconds=t.seconds)
-    )
+    return shared_first_round(path, e.device, train_now, lambda t: e.model_bytes(t.learner, train_seconds=t.seconds))
 
 
 def one_round(e: Experiment, run: RunFolder, pool: Pool, test: Inputs, round: int, announce: bool) -> Round:

@@ -196,9 +196,7 @@ class Architecture(NamedTuple):
 
 
 NETS: dict[str, Architecture] = {
-    "SmallCNN": Architecture(
-        small_cnn, dict(n_epoch=60, batch_size=64, lr=0.05, clip=2.0, min_steps=300, dropout=0.3)
-    ),
+    "SmallCNN": Architecture(small_cnn, dict(n_epoch=60, batch_size=64, lr=0.05, clip=2.0, min_steps=300, dropout=0.3)),
     "ResNet9": Architecture(
         resnet9, dict(n_epoch=34, batch_size=64, lr=0.2, weight_decay=1e-3, min_steps=300, dropout=0.3)
     ),

@@ -27,7 +27,7 @@ from runs.format import run_path
 from runs.job import Ended, Job, claim, is_finished, n_committed
 from runs.local import Local, slot_settings, thread_settings
 from runs.on_ray import OnRay
-from strategies import STRATEGIES
+from strategies import STRATEGIES, list_strategies
 from utils import Parser, UserError, exit_code
 
 DEMO = Path(__file__).resolve().parent / "demo.py"
@@ -291,7 +291,7 @@ def main(argv: list[str] | None = None) -> int:
     args, rest = parser().parse_known_args(argv)
     demo_args = demo.parser().parse_args(rest)
     if demo_args.list_strategies:
-        print(demo.list_strategies())
+        print(list_strategies())
         return 0
     interrupted = "interrupted; the same command resumes the sweep"
     return exit_code(lambda: run_sweep(args, rest, demo_args.device), interrupted)

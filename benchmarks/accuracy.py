@@ -16,8 +16,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from measuring import Timer, built, header, on_cpu, row
 
-from data import Images, Pool, load
-from nets import NETS, train
+from data import Pool, load
+from nets import NETS
+from training.loop import train
+from training.recipe import default_recipe
 from utils import stream
 
 
@@ -35,14 +37,15 @@ def main() -> None:
     timer = Timer(1, 1)
     header(on_cpu(1))
     for n in args.n_labeled:
-        pool = Pool(Images(data.train_x), data.train_y, len(data.classes))
-        pool.label(stream(args.seed, "initial").permutation(len(data.train_y))[:n])
+        pool = Pool(data.train.inputs, len(data.classes))
+        first = stream(args.seed, "initial").permutation(len(data.train))[:n]
+        pool.label(first, data.train.labels[first])
         for name in args.net_names:
-            recipe, rng = NETS[name].recipe, stream(args.seed, "train")
+            recipe, rng = default_recipe(name, False), stream(args.seed, "train")
             seconds, learner, peak = timer.once(
                 partial(train, partial(built, name, data, recipe.dropout), pool, recipe, torch.device("cpu"), rng)
             )
-            right = (learner.probs(Images(data.test_x)).argmax(1).numpy() == data.test_y).mean()
+            right = (learner.probs(data.test.inputs).argmax(1).numpy() == data.test.labels).mean()
             size = f"{n} labels, {recipe.n_steps(n)} steps of {recipe.batch_size}"
             row(f"training, {name}", size, seconds, None, peak, f"test accuracy {right:.4f}")
 

@@ -4,7 +4,7 @@
     python benchmarks/gpu.py --tiny     seconds on any machine, to see that it runs
     python benchmarks/gpu.py --only queries     a part of it: engine, queries or experiments
 
-What it prints belongs into the README, and beside this file with the machine and the date.
+What it prints belongs into docs/benchmarks.md, and beside this file with the machine and the date.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from measuring import header, peak_memory, row
 
 import demo
-import nets
-from data import Images, Pool
+from data import Pool
 from strategies import STRATEGIES, resolve
+from training.learner import Learner
+from training.loop import train
 from utils import stream
 
 SECONDS = ("train_seconds", "eval_seconds", "query_seconds")
@@ -96,22 +97,22 @@ def experiments(args: argparse.Namespace, flags: list[str], runs: list[tuple[str
         row(case, f"{len(rows)} trainings", seconds, None, peak_gigabytes(), f"{ends}; {parts}")
 
 
-def engine(e: demo.Experiment, pool: Pool, ceiling: float) -> nets.Learner:
+def engine(e: demo.Experiment, pool: Pool, ceiling: float) -> Learner:
     """The same training as a CUDA graph and step by step: seconds, share of the bf16 rate, agreement."""
-    test = Images(e.images.test_x).to(e.device)
+    test = e.data.test.inputs.to(e.device)
     net_name, n_labeled, size = e.config["net_name"], len(pool.labeled), e.config["img_size"]
-    nets.train(e.build, pool, replace(e.recipe, n_epoch=1, min_steps=10), e.device, stream(1, "train", 0))  # warm up
+    train(e.build, pool, replace(e.recipe, n_epoch=1, min_steps=10), e.device, stream(1, "train", 0))  # warm up
     n_images = e.recipe.n_steps(n_labeled) * e.recipe.batch_size
     with stopwatch(e.device) as other:
-        eager = nets.train(e.build, pool, replace(e.recipe, cuda_graph=False), e.device, stream(1, "train", 0))
+        eager = train(e.build, pool, replace(e.recipe, cuda_graph=False), e.device, stream(1, "train", 0))
     eager_probs = eager.probs(test)
     peak_gigabytes()
     with stopwatch(e.device) as ours:
-        learner = nets.train(e.build, pool, e.recipe, e.device, stream(1, "train", 0))
+        learner = train(e.build, pool, e.recipe, e.device, stream(1, "train", 0))
     peak = peak_gigabytes()
     probs = learner.probs(test)
     same = (probs.argmax(1) == eager_probs.argmax(1)).double().mean().item()
-    right, eager_right = ((p.argmax(1).cpu().numpy() == e.images.test_y).mean().item() for p in (probs, eager_probs))
+    right, eager_right = ((p.argmax(1).cpu().numpy() == e.data.test.labels).mean().item() for p in (probs, eager_probs))
     share = n_images * FLOPS[net_name] * (size / 32) ** 2 / ours[0] / ceiling
     remark = (
         f"{n_images / ours[0]:,.0f} images/s, {100 * share:.1f} % of the bf16 rate; accuracy {right:.4f}, other "
@@ -121,14 +122,14 @@ def engine(e: demo.Experiment, pool: Pool, ceiling: float) -> nets.Learner:
     return learner
 
 
-def queries(e: demo.Experiment, pool: Pool, learner: nets.Learner, n: int) -> None:
+def queries(e: demo.Experiment, pool: Pool, learner: Learner, n: int) -> None:
     """Every strategy's whole query, as demo.py has it."""
-    learner.screen = True
+    scorer = learner.configured(bf16=False, screen=True)
     for name in STRATEGIES:
         strategy, arguments = resolve(name, [])
         peak_gigabytes()
         with stopwatch(e.device) as seconds:
-            strategy(pool, learner, stream(1, "query", 0), **arguments).query(n)
+            strategy(pool, scorer, stream(1, "query", 0), **arguments).query(n)
         size = f"{e.config['net_name']}, {n} of {len(pool.unlabeled)}"
         row(f"query, {name}", size, seconds[0], None, peak_gigabytes(), "")
 
@@ -154,11 +155,12 @@ def main() -> None:
             name = torch.cuda.get_device_name() if e.device.type == "cuda" else platform.machine()
             ceiling = bf16_rate(e.device, 256 if args.tiny else 8192)
             header(f"{name}, {datetime.date.today()}, {ceiling / 1e12:.1f} TFLOP/s in a bf16 product; seconds")
-        pool = Pool(Images(e.images.train_x).to(e.device), e.images.train_y, len(e.images.classes))
-        pool.label(demo.initial(e))
+        pool = Pool(e.data.train.inputs.to(e.device), len(e.data.classes))
+        first = e.first_labels()
+        pool.label(first, e.data.train.labels[first])
         learner = engine(e, pool, ceiling) if "engine" in args.only else None
         if "queries" in args.only:
-            learner = learner or nets.train(e.build, pool, e.recipe, e.device, stream(1, "train", 0))
+            learner = learner or train(e.build, pool, e.recipe, e.device, stream(1, "train", 0))
             queries(e, pool, learner, parsed.n_query)
     if "experiments" in args.only:
         experiments(args, flags, [(net_name, "RandomSampling") for net_name in net_names])

@@ -44,8 +44,8 @@ def peak_memory() -> float:
 
 
 def built(name: str, data: ImageData, dropout: float) -> Net:
-    """A new network of NETS for images of 32 pixels, which knows their statistics."""
-    net = NETS[name].build(len(data.classes), 32, dropout, False)
+    """A new network of NETS for the images of a data set, which knows their statistics."""
+    net = NETS[name].build(data.train.inputs.shape, len(data.classes), dropout, False)
     net.set_pixel_stats(data.mean, data.std)
     return net
 

@@ -27,10 +27,11 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from measuring import Timer, forget_peak, header, on_cpu, peak_memory, row
 
-import data
-import nets
-from data import Images, Pool
+from data import Inputs, Pool, load
+from nets import Net
 from strategies import STRATEGIES
+from training.loop import train
+from training.recipe import Recipe
 from utils import stream
 
 SIDE, N_FEATURES, N_CLASSES = 8, 128, 10
@@ -50,10 +51,10 @@ def made_up(n: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return x, kind % N_CLASSES
 
 
-def one_layer() -> nets.Net:
+def one_layer() -> Net:
     """A network that costs next to nothing."""
     body = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE**2, N_FEATURES), nn.ReLU())
-    return nets.Net(body, N_FEATURES, N_CLASSES, 0.5)
+    return Net(body, N_FEATURES, N_CLASSES, 0.5)
 
 
 # Queries
@@ -65,11 +66,12 @@ def queries(timer: Timer, sizes: list[int], n_labeled: int, n: int, names: list[
     first: dict[str, float] = {}
     for size in sizes:
         x, y = made_up(size + n_labeled)
-        pool = Pool(Images(torch.from_numpy(x).permute(0, 3, 1, 2)), y, N_CLASSES)
-        pool.label(np.random.default_rng(1).permutation(size + n_labeled)[:n_labeled])
-        recipe = nets.Recipe(n_epoch=1, batch_size=64, lr=0.01, min_steps=300, flip=False, translate=0.0)
-        learner = nets.train(one_layer, pool, recipe, torch.device("cpu"), stream(0, "train"))
-        learner.screen = True  # as demo.py has it
+        pool = Pool(Inputs(torch.from_numpy(x).permute(0, 3, 1, 2)), N_CLASSES)
+        first_labels = np.random.default_rng(1).permutation(size + n_labeled)[:n_labeled]
+        pool.label(first_labels, y[first_labels])
+        recipe = Recipe(n_epoch=1, batch_size=64, lr=0.01, min_steps=300, flip=False, translate=0.0)
+        plain = train(one_layer, pool, recipe, torch.device("cpu"), stream(0, "train"))
+        learner = plain.configured(bf16=False, screen=True)  # as demo.py has it
         for name in names:
             strategy = STRATEGIES[name](pool, learner, stream(0, "query"))
             runs = [timer.once(partial(strategy.query, n))]
@@ -103,8 +105,7 @@ def start(data_dir: Path, name: str) -> tuple[float, float]:
     """Seconds to the first batch, and peak memory in GB, of a process that has imported what it needs."""
     forget_peak()
     before = time.perf_counter()
-    images = data.load(name, data_dir, SIDE)
-    Images(images.train_x).batch(0, 64, torch.device("cpu"))
+    load(name, data_dir, SIDE).train.inputs.batch(0, 64, torch.device("cpu"))
     return time.perf_counter() - before, peak_memory()
 
 

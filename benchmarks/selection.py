@@ -10,6 +10,7 @@ less than 30 seconds; CPU-seconds when there is one thread. Memory is the proces
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,12 +24,14 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from measuring import Timer, header, on_cpu, row
 
-import data
-import nets
-from strategies.adversarial_margin import deepfool_distances
+from data import Pool, load
+from nets import NETS, Net
 from strategies.badge import badge
-from strategies.cluster_based_selection import k_means
-from strategies.k_center_greedy import k_center_greedy
+from strategies.kernels.deepfool import deepfool_distances
+from strategies.kernels.k_center import k_center_greedy
+from strategies.kernels.k_means import k_means
+from training.loop import train
+from training.recipe import default_recipe
 from utils import stream
 
 
@@ -75,7 +78,7 @@ def plain_badge(probs: Tensor, h: Tensor, n: int, rng: np.random.Generator) -> l
     return picks
 
 
-def one_by_one(net: nets.Net, x: Tensor, overshoot: float) -> Tensor:
+def one_by_one(net: Net, x: Tensor, overshoot: float) -> Tensor:
     """DeepFool as DeepAL runs it: one image at a time, all classes, gradients of the weights if they ask for them."""
     lengths = []
     for image in x:
@@ -170,18 +173,19 @@ def badge_case(timer: Timer, n_rows: int, d: int, n_classes: int, n: int) -> Non
 
 def deepfool_case(timer: Timer, dataset_name: str, data_dir: Path, n_steps: int, n_images: int, n_alone: int) -> None:
     """Against one image at a time, all classes; milliseconds an image."""
-    images = data.load(dataset_name, data_dir, 32)
-    pool = data.Pool(data.Images(images.train_x), images.train_y, len(images.classes))
-    pool.label(rng().permutation(len(images.train_y))[:500])
-    recipe = nets.replace(nets.NETS["SmallCNN"].recipe, n_epoch=1, min_steps=n_steps)
-    learner = nets.train(
-        lambda: nets.NETS["SmallCNN"].build(pool.n_classes, 32, 0.5, False),
+    data = load(dataset_name, data_dir, 32)
+    pool = Pool(data.train.inputs, len(data.classes))
+    first = rng().permutation(len(data.train))[:500]
+    pool.label(first, data.train.labels[first])
+    recipe = replace(default_recipe("SmallCNN", False), n_epoch=1, min_steps=n_steps)
+    learner = train(
+        lambda: NETS["SmallCNN"].build(pool.inputs.shape, pool.n_classes, 0.5, False),
         pool,
         recipe,
         torch.device("cpu"),
         stream(0, "train"),
     )
-    net, some = learner.net, pool.images[rng().permutation(pool.unlabeled)[:n_images]]
+    net, some = learner.net, pool.inputs[rng().permutation(pool.unlabeled)[:n_images]]
     x = net.normalize(some.batch(0, len(some), learner.device))
     exact = torch.cat([deepfool_distances(net, b, None) for b in x.split(256)])
     size = f"SmallCNN, {dataset_name}, ms/image"

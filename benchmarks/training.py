@@ -31,10 +31,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from measuring import Timer, built, header, on_cpu, row
 
-from data import ImageData, Images, Pool, load
-from nets import NETS, Learner, Net, Recipe, train
+from data import ImageData, Inputs, Pool, Split, load
+from nets import Net
 from strategies import STRATEGIES, scores
-from strategies.base import SCREENED_FROM, ScoreStrategy
+from strategies.base import ScoreStrategy
+from strategies.screening import SCREENED_FROM
+from training.learner import Learner
+from training.loop import train
+from training.recipe import Recipe, default_recipe
 from utils import UserError, stream
 
 CPU = torch.device("cpu")
@@ -49,16 +53,16 @@ DEEPAL = Recipe(
 class PerImage(Dataset[tuple[Tensor, int]]):
     """Each image through Pillow and torchvision's transforms, one by one."""
 
-    def __init__(self, images: np.ndarray[Any, Any], targets: np.ndarray[Any, Any], net: Net) -> None:
-        self.images, self.targets = images, targets
+    def __init__(self, images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], net: Net) -> None:
+        self.images, self.labels = images, labels
         normalize = transforms.Normalize(net.mean.tolist(), net.std.tolist())
         self.transform = transforms.Compose([transforms.ToTensor(), normalize])
 
     def __len__(self) -> int:
-        return len(self.targets)
+        return len(self.labels)
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        return self.transform(Image.fromarray(self.images[i])), int(self.targets[i])
+        return self.transform(Image.fromarray(self.images[i])), int(self.labels[i])
 
 
 def per_image_train(net: Net, dataset: PerImage, recipe: Recipe) -> Learner:
@@ -82,7 +86,7 @@ def per_image_probs(net: Net, dataset: PerImage) -> Tensor:
 
 
 @torch.no_grad()
-def passes_of_the_network(learner: Learner, images: Images, n_drop: int, rng: np.random.Generator) -> Tensor:
+def passes_of_the_network(learner: Learner, images: Inputs, n_drop: int, rng: np.random.Generator) -> Tensor:
     """BALD with a pass of the whole network for each dropout mask, and the entropies summed on the way."""
     net, p = learner.net, learner.net.dropout.p
     masks = torch.from_numpy(rng.random((n_drop, net.head.in_features)) >= p) / (1 - p)
@@ -96,7 +100,12 @@ def passes_of_the_network(learner: Learner, images: Images, n_drop: int, rng: np
 
 def accuracy(learner: Learner, data: ImageData) -> float:
     """On the test images."""
-    return float((learner.probs(Images(data.test_x)).argmax(1).numpy() == data.test_y).mean())
+    return float((learner.probs(data.test.inputs).argmax(1).numpy() == data.test.labels).mean())
+
+
+def pixels(data: ImageData, idxs: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Training images as Pillow reads them. Shape (n, H, W, 3), uint8."""
+    return data.train.inputs[idxs].batch(0, len(idxs), CPU).permute(0, 2, 3, 1).numpy()
 
 
 def noise(n: int) -> ImageData:
@@ -104,8 +113,9 @@ def noise(n: int) -> ImageData:
     x = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (n, 32, 32, 3), np.uint8)).permute(0, 3, 1, 2)
     y = np.random.default_rng(1).integers(0, 10, n)
     names = [str(i) for i in range(n)]
+    splits = {"train": Split(Inputs(x), y, names), "test": Split(Inputs(x[:100]), y[:100], names[:100])}
     half = torch.full((3,), 0.5)
-    return ImageData(x, x[:100], y, y[:100], names, names[:100], [*"0123456789"], half, half / 2, "noise", [])
+    return ImageData(splits, [*"0123456789"], half, half / 2, "noise", [])
 
 
 # The cases
@@ -120,8 +130,7 @@ def training_case(timer: Timer, data: ImageData, pool: Pool, deepal: Recipe, def
 
     def other() -> Learner:
         net = built("SmallCNN", data, deepal.dropout)
-        pixels = data.train_x.permute(0, 2, 3, 1).numpy()[idxs]
-        return per_image_train(net, PerImage(pixels, data.train_y[idxs], net), deepal)
+        return per_image_train(net, PerImage(pixels(data, idxs), data.train.labels[idxs], net), deepal)
 
     seconds, other_seconds, peak, learner, per_image = timer.compare(lambda: ours(deepal), other)
     reached, others = accuracy(learner, data), accuracy(per_image, data)
@@ -146,11 +155,12 @@ def picks_of(name: str, pool: Pool, k: int, learner: Learner) -> list[int]:
 
 def scoring_case(timer: Timer, data: ImageData, learner: Learner, n: int) -> None:
     """Probabilities of a pool and what MarginSampling picks of them, in two ways with bfloat16."""
-    images = Images(data.train_x)[np.arange(n)]
-    pool = Pool(images, data.train_y[:n], len(data.classes))
+    idxs = np.arange(n)
+    images = data.train.inputs[idxs]
+    pool = Pool(images, len(data.classes))
     k = n // 40
     loop_net = copy.deepcopy(learner.net).to(memory_format=torch.contiguous_format)  # as DeepAL's is
-    dataset = PerImage(data.train_x.permute(0, 2, 3, 1).numpy()[:n], data.train_y[:n], loop_net)
+    dataset = PerImage(pixels(data, idxs), data.train.labels[idxs], loop_net)
 
     def loop_query() -> list[int]:
         return scores.margin(per_image_probs(loop_net, dataset)).topk(k).indices.tolist()
@@ -161,8 +171,8 @@ def scoring_case(timer: Timer, data: ImageData, learner: Learner, n: int) -> Non
     difference = (probs - others).abs().max().item()
     row("scoring / per-image loop", f"{n} images", ours, other, peak, f"probabilities within {difference:.0e}")
     ways = {
-        "screened": Learner(learner.net, CPU, screen=True),
-        "--score_bf16": Learner(learner.net, CPU, bf16=True),
+        "screened": learner.configured(bf16=False, screen=True),
+        "--score_bf16": learner.configured(bf16=True, screen=False),
     }
     for way, scorer in ways.items():
         ours, other, peak, picks, other_picks = timer.compare(
@@ -175,11 +185,11 @@ def scoring_case(timer: Timer, data: ImageData, learner: Learner, n: int) -> Non
 
 def screening_case(timer: Timer, data: ImageData, learner: Learner, n: int, k: int) -> None:
     """The queries that rank by predictions, with and without ruling images out in bfloat16: do they pick the same?"""
-    pool = Pool(Images(data.train_x)[np.arange(n)], data.train_y[:n], len(data.classes))
-    screening = Learner(learner.net, CPU, screen=True)
+    pool = Pool(data.train.inputs[np.arange(n)], len(data.classes))
+    scorer = learner.configured(bf16=False, screen=True)
     for name in SCREENED:
         query = partial(picks_of, name, pool, k)
-        ours, picks, peak = timer.once(partial(query, screening))
+        ours, picks, peak = timer.once(partial(query, scorer))
         other, other_picks, _ = timer.once(partial(query, learner))
         n_same = len(set(picks) & set(other_picks))
         n_in_place = sum(a == b for a, b in zip(picks, other_picks, strict=True))
@@ -189,7 +199,7 @@ def screening_case(timer: Timer, data: ImageData, learner: Learner, n: int, k: i
 
 def bald_case(timer: Timer, data: ImageData, learner: Learner, n: int, n_drop: int) -> None:
     """Mutual information from folded masks, against a pass of the network a mask."""
-    images = Images(data.train_x)[np.arange(n)]
+    images = data.train.inputs[np.arange(n)]
     ours, other, peak, folded, plain = timer.compare(
         lambda: learner.dropout_probs(images, n_drop, stream(1, "query"), scores.mutual_information),
         lambda: passes_of_the_network(learner, images, n_drop, stream(1, "query")),
@@ -211,11 +221,12 @@ def main() -> None:
     except UserError as e:
         print(f"{e}\nnoise instead; accuracies mean nothing")
         data = noise(50_000)
-    deepal, default = DEEPAL, NETS["SmallCNN"].recipe
+    deepal, default = DEEPAL, default_recipe("SmallCNN", False)
     if args.tiny:
         deepal, default = replace(deepal, n_epoch=1), replace(default, n_epoch=1, min_steps=10)
-    pool = Pool(Images(data.train_x), data.train_y, 10)
-    pool.label(stream(1, "initial").choice(len(data.train_y), 1000, replace=False))
+    pool = Pool(data.train.inputs, 10)
+    first = stream(1, "initial").choice(len(data.train), 1000, replace=False)
+    pool.label(first, data.train.labels[first])
     timer = Timer(1, 1 if args.tiny else args.repeats)
     header(on_cpu(1))
     learner = training_case(timer, data, pool, deepal, default)

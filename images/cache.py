@@ -191,7 +191,7 @@ def _build(images: _Images, folder: Path) -> None:
             if shape[0]:
                 rows = np.memmap(temporary, np.uint8, "r+", shape=(len(files), *shape[1:]))
                 _close_gaps(rows, bad)
-                mean, std = channel_stats(rows[: sum(i not in bad for i in range(len(images.listing.splits["train"])))])
+                mean, std = channel_stats(rows[: len(images.listing.without(bad).splits["train"])])
                 del rows
             with open(temporary, "r+b") as f:
                 f.truncate(math.prod(shape))
@@ -253,15 +253,14 @@ def _remembered(images: _Images, folder: Path) -> dict[str, str]:
 
 
 def _compute_digest(images: _Images, pixels: _Pixels) -> str:
-    """Read all pixels of train and test. A data set without a readable image has an empty digest."""
-    bad = {i for i, _ in pixels.unreadable}
+    """The digest from all pixels of train and test."""
+    readable = images.listing.without({i for i, _ in pixels.unreadable})
     files: list[File] = []
     x: list[NDArray[np.uint8]] = []
-    n_listed = n_rows = 0
-    for part, listed in images.listing.splits.items():
-        good = [f for i, f in enumerate(listed, start=n_listed) if i not in bad]
-        if part != "val":
-            files += good
-            x.append(pixels.x[n_rows : n_rows + len(good)])
-        n_listed, n_rows = n_listed + len(listed), n_rows + len(good)
-    return content_digest(images.listing.classes, files, *x) if files else ""
+    start = 0
+    for name, of_split in readable.splits.items():
+        if name != "val":  # the digest is older than this split
+            files += of_split
+            x.append(pixels.x[start : start + len(of_split)])
+        start += len(of_split)
+    return content_digest(readable.classes, files, *x)

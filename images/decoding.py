@@ -37,6 +37,19 @@ def to_square(image: Image.Image, img_size: int) -> NDArray[np.uint8]:
     return np.asarray(image)
 
 
+def square_images(images: NDArray[np.uint8], img_size: int) -> NDArray[np.uint8]:
+    """Images in memory as RGB, squashed to squares.
+
+    Args:
+        images: grey or RGB. Shape (N, H, W) or (N, H, W, 3).
+        img_size: side of the squares in pixels.
+
+    Returns:
+        Shape (N, img_size, img_size, 3).
+    """
+    return np.stack([to_square(Image.fromarray(image), img_size) for image in images])
+
+
 def decode(path: Path, img_size: int) -> NDArray[np.uint8]:
     """Read one image file as upright RGB of the given size. Shape (img_size, img_size, 3).
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from images.decoding import to_square
+from images.decoding import square_images
 
 
 def digit_images(img_size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64], list[str]]:
@@ -21,5 +20,8 @@ def digit_images(img_size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64], l
 
     bunch = load_digits()
     grey = (bunch.images * (255 / 16)).round().astype(np.uint8)
-    x = np.stack([to_square(Image.fromarray(image), img_size) for image in grey])
-    return x, bunch.target.astype(np.int64), [f"{label}/{i:04d}" for i, label in enumerate(bunch.target)]
+    return (
+        square_images(grey, img_size),
+        bunch.target.astype(np.int64),
+        [f"{label}/{i:04d}" for i, label in enumerate(bunch.target)],
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -50,6 +50,14 @@ class Listing:
     def files(self) -> list[File]:
         """The files of all splits, in order."""
         return [f for files in self.splits.values() for f in files]
+
+    def without(self, idxs: Collection[int]) -> Listing:
+        """The listing without some of its files, named by their positions in `files`."""
+        splits, start = {}, 0
+        for name, files in self.splits.items():
+            splits[name] = [f for i, f in enumerate(files, start) if i not in idxs]
+            start += len(files)
+        return Listing(self.classes, splits)
 
 
 @cache

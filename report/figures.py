@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -109,8 +110,12 @@ def _legend_text(curve: Curve, curves: Sequence[Curve]) -> str:
     return _two_lines(_drawable(curve.label)) + seeds + ("" if curve.complete else "\n(unfinished)")
 
 
-def _write_title(ax: Axes, title: str) -> None:
-    ax.set_title("\n".join(map(_drawable, title.split("\n"))), fontsize=10, loc="left", wrap=True)
+def _write_title(ax: Axes, title: str, width: float) -> None:
+    """A title to the left above the axes, in lines of about `width` inches."""
+    size = 10
+    n_characters = int(72 * width / (0.6 * size))  # matplotlib's own wrapping would read dollar signs as mathematics
+    lines = [part for line in title.split("\n") for part in textwrap.wrap(_drawable(line), n_characters) or [""]]
+    ax.set_title("\n".join(lines), fontsize=size, loc="left")
 
 
 def _thousands(value: float, _: int) -> str:
@@ -162,7 +167,7 @@ def draw_curves(curves: Sequence[Curve], column: str, styles: Mapping[str, Look]
     ax.grid()
     if title:
         ax.set_ylabel(axis_title(column))
-        _write_title(ax, f"{title}\n")
+        _write_title(ax, f"{title}\n", 6.8)
         ax.text(0, 1.02, caption(curves), transform=ax.transAxes, fontsize=7.5, color=SOFT.light, va="bottom")
         names = [_legend_text(c, curves) for c in curves]
         place: Any = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5), "borderaxespad": 0}
@@ -225,7 +230,7 @@ def draw_confusion(classes: Sequence[str], counts: NDArray[np.int64], title: str
     ax.spines[:].set_visible(False)
     ax.set_xlabel("Predicted class")
     ax.set_ylabel("True class")
-    _write_title(ax, title)
+    _write_title(ax, title, side + 1)
     if n <= 30:
         _write_counts(ax, counts, min(font, 30 / max(len(str(counts.max())), 2) if n > 12 else font))
     bar = fig.add_axes(((side + 0.45) / size[0], 0.3 / size[1], 0.14 / size[0], min(side, 5) / size[1]))

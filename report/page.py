@@ -68,9 +68,11 @@ def _gains(charts: Charts, number: int, styles: dict[str, Look]) -> Markup:
 
 
 def _parts(text: str) -> list[str]:
-    """The parts of a name between which a line may break; numbers break before an interval only."""
-    if "[" in text or "±" in text:
-        text = text.replace(" [", "\n[").replace(" ", NBSP).replace("\n", " ")
+    """The parts of a cell between which a line may break: the words of a name, a number and its interval."""
+    if re.match(r"[-+]?[\d.]+ [\[±]", text):
+        number, rest = text.split(" ", 1)
+        gap = " " if rest.startswith("[") else NBSP
+        return [number + gap + rest.replace(" ", NBSP)]
     return re.split(r"(?<=[a-z0-9])(?=[A-Z])", text)
 
 

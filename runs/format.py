@@ -61,7 +61,7 @@ class Round:
     """One row of rounds.csv: the network trained on `n_labeled` labels, and the query that followed.
 
     Attributes:
-        metrics: by the names of METRICS; NaN where not measured.
+        metrics: by the names of METRICS; NaN where a file does not have it.
         query_seconds: 0 where no query followed.
     """
 
@@ -74,13 +74,9 @@ class Round:
 
     def cells(self) -> dict[str, str]:
         """Its text by column."""
-        metrics = {m: _rounded(self.metrics.get(m, math.nan)) for m in METRICS}
+        metrics = {m: str(np.round(v, 6)) for m, v in self.metrics.items()}
         seconds = {s: seconds_text(getattr(self, s)) for s in SECONDS}
         return {"round": str(self.round), "n_labeled": str(self.n_labeled), **metrics, **seconds}
-
-
-def _rounded(metric: float) -> str:
-    return "" if math.isnan(metric) else str(np.round(metric, 6))
 
 
 def seconds_text(seconds: float) -> str:
@@ -115,9 +111,6 @@ def rounds_of(table: Table, path: Path) -> list[Round]:
             if i < len(table.rows) - 1:
                 raise _damaged_line(path, table, i) from None
             break
-        if any(row.get(m) and not math.isfinite(v) for m, v in metrics.items() if METRICS[m].share):
-            shares = ", ".join(m for m in METRICS if METRICS[m].share)
-            raise UserError(f"{path} is damaged in line {i + 2}: {shares} must be numbers")
     if [r.round for r in rounds] != list(range(len(rounds))):
         raise UserError(f"{path} is damaged: its rounds are {[r.round for r in rounds]}, not 0, 1, 2, ...")
     return rounds

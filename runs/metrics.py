@@ -53,7 +53,7 @@ def ece(probs: Probs, labels: Labels, n_bins: int = 15) -> float:
     Source: Guo et al., "On calibration of modern neural networks", ICML 2017, eq. 3; bins are (low, high].
     """
     confidence = probs.max(1).astype(np.float64)
-    bins = np.clip(np.ceil(confidence * n_bins).astype(np.int64), 1, n_bins) - 1
+    bins = np.fmin(np.fmax(np.ceil(confidence * n_bins), 1), n_bins).astype(np.int64) - 1  # of NaN: the first
     gap = (probs.argmax(1) == labels) - confidence
     return float(np.abs(np.bincount(bins, gap, n_bins)).sum() / len(labels))
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from files import read_csv
 from runs.format import (
     CONFIG,
+    KEY_COLUMNS,
     QUERIES,
     QUERY_COLUMNS,
     ROUNDS,
@@ -26,7 +27,7 @@ from runs.format import (
     check_type,
     read_config,
     read_environment,
-    read_rounds,
+    rounds_of,
 )
 from runs.metrics import METRICS
 from utils import UserError, warn
@@ -131,11 +132,16 @@ def read_run(folder: Path, report: Callable[[str], None] = warn) -> Run:
         raise UserError(f"{path} {'lacks ' + ', '.join(missing) if path.exists() else 'is missing'}: not a run of ours")
     for key, kind in SETTING_TYPES.items():
         check_type(path, config, key, kind)
-    rounds = read_rounds(rounds_path)
+    table = read_csv(rounds_path, KEY_COLUMNS)
+    rounds = rounds_of(table, rounds_path)
     if not all(0 < r.n_labeled < 2**31 for r in rounds):
         raise UserError(f"{rounds_path} is damaged: n_labeled must be from 1 to 2**31 - 1")
     if any(a.n_labeled >= b.n_labeled for a, b in itertools.pairwise(rounds)):
         raise UserError(f"{rounds_path} is damaged: n_labeled does not grow")
+    shares = [m.name for m in METRICS.values() if m.share]
+    for row in itertools.islice(table.records(), len(rounds)):
+        if not all(math.isfinite(float(row[m])) for m in shares if row.get(m)):  # an empty cell was not measured
+            raise UserError(f"{rounds_path} is damaged: {', '.join(shares)} must be numbers")
     return Run(folder, config, read_environment(folder, report), rounds)
 
 

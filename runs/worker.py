@@ -12,6 +12,7 @@ does one run in its own process: its exit code is the answer.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import json
@@ -26,10 +27,12 @@ from pathlib import Path
 from typing import IO
 
 POLL_SECONDS = 0.01  # between two looks at a run
+returned: list[int] = []  # in a child, the exit code of its run
 
 
 def main() -> int:
     """Serve runs until stdin closes. Returns the exit code; in a child, that of its run."""
+    atexit.register(leave)  # first, so that it is called last
     demo_path, *modules = sys.argv[1:]
     lines, answers = os.fdopen(os.dup(0), "rb"), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
@@ -68,12 +71,24 @@ def serve(lines: IO[bytes], answers: int, demo_main: Callable[[], int], demo_pat
             lines.close()
             os.close(answers)
             os.close(held_open)
-            return run(demo_main, demo_path, line, lifeline)
+            returned.append(run(demo_main, demo_path, line, lifeline))
+            return returned[0]
         code = wait(child, lines)
         if code is None:
             break
         os.write(answers, b"%d\n" % code)
     return 0
+
+
+def leave() -> None:
+    """Exit a child without the interpreter's cleanup, which takes 0.4 CPU-seconds: it copies what the worker shares.
+
+    A run that raised an exception is cleaned up as usual.
+    """
+    if returned:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(returned[0])
 
 
 def is_closed(lines: IO[bytes], seconds: float = 0) -> bool:

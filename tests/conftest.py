@@ -12,7 +12,7 @@ import browser
 import experiments
 import image_folders
 import small
-from sweeping import stand_in, start_sweep, two_datasets, words  # noqa: F401  # fixtures
+from sweeping import obedient, stand_in, start_sweep, two_datasets, undisturbed, words  # noqa: F401  # fixtures
 
 # as demo.py sets them
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

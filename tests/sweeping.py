@@ -1,4 +1,4 @@
-"""What the tests of many runs share: a quick stand-in for demo.py, and sweeps in processes of their own."""
+"""What the tests of many runs share: quick stand-ins for demo.py, and sweeps in processes of their own."""
 
 import json
 import multiprocessing
@@ -68,6 +68,31 @@ def main():
         log("round", folder, round)
     return 0
 """
+
+
+# A demo.py that does what its flags tell it: Python statements.
+OBEDIENT = """
+import json, os, random, sys, time
+print("to stdout, at import")
+imported_by, n_runs = os.getpid(), 0
+
+def record(path, **values):
+    with open(path, "w") as f:
+        json.dump(values, f)
+
+def main():
+    global n_runs
+    n_runs += 1
+    print("to stdout", flush=True)
+    scope = dict(globals())
+    for statement in sys.argv[1:]:
+        exec(statement, scope)
+    return scope.get("code", 0)
+"""
+# Such a statement: writes what a run finds to a file.
+RECORD = "record('{}', pid=os.getpid(), parent=os.getppid(), n_runs=n_runs, argv=sys.argv, cwd=os.getcwd(), "
+RECORD += "threads=os.environ['OMP_NUM_THREADS'], extra=os.environ.get('EXTRA'), random=random.random(), "
+RECORD += "stdin=sys.stdin.read(), null=os.readlink('/proc/self/fd/1'), n_files=len(os.listdir('/proc/self/fd')))"
 
 
 def all_jobs(words):
@@ -140,6 +165,30 @@ def stand_in(tmp_path, monkeypatch):
     monkeypatch.setattr(sweep, "DEMO", made.demo)
     monkeypatch.setattr(local, "IMPORTED_LATE", ())
     return made
+
+
+@pytest.fixture
+def obedient(tmp_path, monkeypatch):
+    """The path of such a demo.py."""
+    monkeypatch.setattr(local, "IMPORTED_LATE", ())
+    (tmp_path / "code").mkdir()
+    path = tmp_path / "code" / "demo.py"
+    path.write_text(OBEDIENT)
+    return path
+
+
+@pytest.fixture
+def undisturbed(tmp_path):
+    """Does the jobs of a sweep one after the other in this process, elsewhere. Returns them."""
+    import demo
+
+    def results(words):
+        jobs = all_jobs([*words, "--results_dir", str(tmp_path / "undisturbed")])
+        for job in jobs:
+            assert demo.main(list(job.flags)) == 0
+        return jobs
+
+    return results
 
 
 def in_own_process(words, demo, imported_late, err, environment):

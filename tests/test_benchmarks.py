@@ -26,11 +26,13 @@ ROOT = Path(__file__).parent.parent
         ),
         ("scale", ["second start", "ClusterBasedSelection", "BADGE"], []),
         ("accuracy", ["training, SmallCNN"], ["test accuracy 0"]),
+        ("many_runs", ["2 runs by sweep.py", "overhead of each run"], ["2 of 2 runs with the same picks"]),
         ("gpu", ["training", "query, AdversarialBIM", "demo.py, ResNet9"], ["same class for 100.00 %"]),
     ],
 )
 def test_benchmark_runs(name, cases, checks, tmp_path):
     words = {"scale": ["--tiny"], "accuracy": ["SmallCNN", "--dataset_name", "Digits", "--n_labeled", "30"]}
+    words["many_runs"] = ["--n_runs", "2", "--min_steps", "2"]
     arguments = words.get(name, ["--tiny", "--data_dir", str(tmp_path)])
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *arguments]
     alone = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}

@@ -14,11 +14,12 @@ ROOT = Path(__file__).parent.parent
 GUIDE = (ROOT / "docs" / "extending.md").read_text("utf-8")
 EDIT = re.compile(
     r"(?:Write the new file|In) `(?P<path>[^`]+)`"
-    r"(?:, (?P<how>after|before|replace) the (?:last )?line `(?P<line>[^`\n]+)`,? (?:add|by))?:\n\n"
+    r"(?:, (?P<how>after|before|replace) the line `(?P<line>[^`\n]+)`,? (?:add|by)"
+    r"(?P<gap> with two empty lines after it)?)?:\n\n"
     r"```(?:python|text|html)\n(?P<code>.*?)```\n",
     re.DOTALL,
 )
-# What every pasted member must pass, by the words of its test's name.
+# The files with the contract tests of what the guide adds.
 CONTRACTS = (
     "test_strategies.py", "test_nets.py", "test_training_recipe.py", "test_runs_metrics.py", "test_data.py",
     "test_report_text.py", "test_runs_old_results.py", "test_architecture.py", "test_demo_first_round.py",
@@ -38,7 +39,9 @@ def edits():
     """All steps of the guide, in order, by section."""
     sections = {}
     for section in re.split(r"^## ", GUIDE, flags=re.MULTILINE)[1:]:
-        found = [Edit(m["path"], m["how"], m["line"], m["code"]) for m in EDIT.finditer(section)]
+        found = [
+            Edit(m["path"], m["how"], m["line"], m["code"] + "\n\n" * bool(m["gap"])) for m in EDIT.finditer(section)
+        ]
         if found:
             sections[section.splitlines()[0]] = found
     return sections

@@ -197,7 +197,7 @@ child.stdout.readline()
 @pytest.mark.parametrize(
     "children",
     [
-        SPAWN,
+        pytest.param(SPAWN, id="spawn"),
         *(pytest.param(FORK.format(act), marks=needs_fork, id=act) for act in ("pass", "lock.close()", "del lock")),
     ],
 )

@@ -35,7 +35,10 @@ def test_second_start_decodes_nothing(beasts, monkeypatch):
 def test_pixels_can_be_changed_by_the_reader_without_spoiling_the_cache(beasts):
     data_dir, pixels = beasts
     loaded = load("Beasts", data_dir, SIDE)
+    (path,) = (data_dir / ".cache").glob("*.u8")
+    before = path.read_bytes()
     loaded.train.inputs.x.add_(1)
+    assert path.read_bytes() == before
     check(load("Beasts", data_dir, SIDE), pixels)
 
 
@@ -59,6 +62,16 @@ def change_content(root, pixels):
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
 
 
+def change_size(root, pixels):
+    """Other pixels in a file with the same time."""
+    path = root / "train/ant/0.bmp"
+    before = path.stat()
+    pixels["train/ant/0.bmp"] = np.full((SIDE, SIDE, 3), 5, np.uint8)
+    paint(path, np.full((2 * SIDE, SIDE, 3), 5, np.uint8))
+    assert path.stat().st_size != before.st_size
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 def change_class(root, pixels):
     for part in ("train", "test"):
         (root / part / "bee").rename(root / part / "zebra")
@@ -80,7 +93,7 @@ def change_moved(root, pixels):
     pixels["train/ant/1.png"], pixels["train/ant/2.png"] = pixels["train/ant/2.png"], pixels["train/ant/1.png"]
 
 
-CHANGES = [change_added, change_removed, change_content, change_class, change_name, change_moved]
+CHANGES = [change_added, change_removed, change_content, change_size, change_class, change_name, change_moved]
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -140,13 +153,15 @@ def spoil_field(name, value):
     return spoil
 
 
-def spoil_images(change):
+def spoil_images(change, same_time=False):
     def spoil(folder):
         path = next(folder.glob("*.u8"))
-        content = change(path.read_bytes())
+        content, stat = change(path.read_bytes()), path.stat()
         path.unlink()
         if content is not None:
             path.write_bytes(content)
+        if same_time:
+            os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
     return spoil
 
@@ -170,6 +185,8 @@ SPOILED = {
     "images cut by a byte": spoil_images(lambda x: x[:-1]),
     "images cut in half": spoil_images(lambda x: x[: len(x) // 2]),
     "a byte too many": spoil_images(lambda x: x + b"\0"),
+    "a byte too many at the same time": spoil_images(lambda x: x + b"\0", same_time=True),
+    "images cut at the same time": spoil_images(lambda x: x[:-1], same_time=True),
 }
 
 

@@ -1,6 +1,7 @@
 """CIFAR-10: found in a folder, or downloaded."""
 
 import contextlib
+import http.client
 import threading
 import time
 from pathlib import Path
@@ -11,7 +12,10 @@ from image_folders import SIDE, check, folder, noise
 
 from data import load
 from files import lock_file
+from images.listing import folder_of
 from utils import UserError
+
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.mark.parametrize("name", ["DATA_CIFAR10", "CIFAR10"])
@@ -24,7 +28,7 @@ def test_users_cifar10_comes_before_a_downloaded_one(tmp_path):
     folder(tmp_path / "CIFAR10", classes=("a", "b"))
     folder(tmp_path / "DATA_CIFAR10", classes=("c", "d"))
     assert load("CIFAR10", tmp_path, SIDE).classes == ["c", "d"]
-    assert data.folder_of("CIFAR10", tmp_path) == tmp_path / "DATA_CIFAR10"
+    assert folder_of("CIFAR10", tmp_path) == tmp_path / "DATA_CIFAR10"
 
 
 class FakeCIFAR10:
@@ -70,7 +74,7 @@ def fail_half_way(root, train, download):
 
 
 def fail_in_the_answer(root, train, download):
-    raise data.http.client.IncompleteRead(b"half")
+    raise http.client.IncompleteRead(b"half")
 
 
 def fail_in_the_test_part(root, train, download):
@@ -95,7 +99,7 @@ def test_failed_download_says_what_to_do_and_leaves_nothing(tmp_path, monkeypatc
         assert "DATA_CIFAR10/train/<class>/*" in str(e.value)
     assert [p.name for p in (tmp_path / "DATA").rglob("*")] == [".cache", "CIFAR10.lock"]
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", FakeCIFAR10)
-    assert len(load("CIFAR10", tmp_path / "DATA", SIDE).train_y) == 30
+    assert len(load("CIFAR10", tmp_path / "DATA", SIDE).train) == 30
 
 
 def test_what_torchvision_had_downloaded_before_stays(tmp_path, monkeypatch):

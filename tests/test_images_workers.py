@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 
 @pytest.mark.parametrize("missing", [None, "fork", "sched_getaffinity"])
 def test_workers_read_what_one_process_reads(tmp_path, monkeypatch, missing):
-    """Several processes, threads where processes cannot fork, and as many as there are cores where none are assigned."""
+    """Several processes; threads where processes cannot fork; all cores where none are assigned."""
     pixels = many(tmp_path / "Many")
     bad = ["train/ant/0.png", "train/bee/x0700.png", "train/bee/x0064.png", "test/cat/2.png"]
     for path in bad:

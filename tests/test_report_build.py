@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -121,7 +122,7 @@ def test_only_unfinished_runs_give_curves_and_no_table(tmp_path):
     write_run(tmp_path / "r", "MarginSampling", 1, [], n_round=4)
     (section,) = tree_of(tmp_path / "r").sections
     assert section.notes[0] == "No run is finished, so nothing can be compared."
-    assert "0 of 5 rounds" in section.notes[1]
+    assert "MarginSampling, seed 1: 0 of 5 rounds" in section.notes[2]
     assert (section.table, section.beats, section.settings, section.details) == (None,) * 4
     assert [c.label for c in section.charts.curves] == ["RandomSampling"]
 
@@ -178,6 +179,7 @@ def test_a_metric_in_a_unit_is_shown_in_it(results):
     assert section.verdicts[0].numbers.startswith(f"gain in AUBC {row.gain.mean:+.3g} [")
     assert " nats, p " in section.verdicts[0].numbers
     assert section.charts.gain_axis == "Gain in AUBC over RandomSampling, nats"
+    assert section.charts.gains[0].mean == row.gain.mean
     assert any("AUBC of RandomSampling minus that of the strategy" in line for line in tree.reading)
 
 
@@ -213,7 +215,7 @@ def test_a_registered_metric_is_compared_and_shown_without_any_change(tmp_path, 
     (section,) = tree_of(root).sections
     column = section.other_metrics.header.index("final brier")
     cells = {line[0]: line[column] for line in section.other_metrics.rows}
-    assert cells["RandomSampling"].endswith(" (4 of 5 seeds)")
+    assert re.fullmatch(r"0\.\d+ \(4 of 5 seeds\)", cells["RandomSampling"])
     assert float(cells["EntropySampling"]) == pytest.approx(section.rows[0].final.mean, rel=1e-2)
 
 
@@ -305,6 +307,8 @@ def test_many_classes_become_a_list_of_confusions():
     assert isinstance(table, TextTable)
     assert len(table.rows) == 15
     assert table.rows[0] == ["c007", "c003", f"1,234 of {counts[7].sum():,}"]
+    few = confusion(classes, np.diag(np.full(60, 5)) + np.eye(60, k=59, dtype=np.int64))
+    assert few.rows == [["c000", "c059", "1 of 6"]]  # no pair that never occurred
 
 
 def test_curves_leave_out_runs_that_did_not_measure(tmp_path):

@@ -11,7 +11,7 @@ from scipy import stats
 from test_report_statistics import T2
 
 from report.comparison import BETTER, NOTHING, SAME, UNDECIDED, WORSE, compare_strategies, penalty_matrix, rank_datasets
-from report.tables import beats_table, ranking_table
+from report.tables import beats_table, ranking_table, strategies_table
 from report.wording import labels_saved
 from runs.metrics import METRICS
 from runs.settings import group
@@ -132,6 +132,20 @@ def test_datasets_are_ranked_once_each_and_the_winner_is_named():
     assert rank_datasets(tables[:2]) is None
 
 
+def test_the_tables_of_one_dataset_count_as_one_mean_rank():
+    names = ("A", "B", "RandomSampling")
+    orders = {"x": [(0.9, 0.8, 0.7), (0.7, 0.9, 0.8)], "y": [(0.9, 0.8, 0.7)], "z": [(0.9, 0.8, 0.7)]}
+    tables = [
+        compared({n: {1: [0.5, v]} for n, v in zip(names, ends, strict=True)}, dataset_name=d, lr=float(i))
+        for d, of in orders.items()
+        for i, ends in enumerate(of)
+    ]
+    ranking = rank_datasets(tables)
+    # x: the means of ranks 1 and 3, 2 and 1, 3 and 2 are 2, 1.5 and 2.5, which rank 2, 1 and 3
+    assert ranking.ranks == pytest.approx([4 / 3, 5 / 3, 3.0])
+    assert ranking.labels == list(names)
+
+
 def test_on_noise_the_verdict_is_not_distinguishable_at_the_rate_it_should_be():
     rng = np.random.default_rng(5)
     names, p, alarms = ("RandomSampling", "A", "B", "C"), [], 0
@@ -154,6 +168,7 @@ def test_one_seed_and_one_round_are_shown_but_decide_nothing():
     assert np.isnan(row.gain.low)
     assert np.isnan(c.beats).all()
     assert beats_table(c) is None
+    assert next(line for line in strategies_table(c).rows if line[0] == "MarginSampling")[5:8] == ["+3.00", "-", "-"]
     c = compared({"RandomSampling": {s: (0.5,) for s in RANDOM}, "MarginSampling": {s: (0.5,) for s in RANDOM}})
     row = row_of(c, "MarginSampling")
     assert (row.aubc.mean, row.gain.mean, row.verdict, row.ties) == (0.5, 0.0, SAME, 0)

@@ -30,7 +30,7 @@ def test_one_seed_is_noted():
 
 def test_a_missing_baseline_or_a_missing_common_seed_is_noted():
     assert "so gains cannot be computed" in notes_for({"A": RANDOM, "B": MARGIN})[0]
-    assert "no seed in common" in notes_for({"RandomSampling": RANDOM, "A": {7: MARGIN[1]}})[0]
+    assert "No seed in common" in notes_for({"RandomSampling": RANDOM, "A": {7: MARGIN[1]}})[0]
     notes = notes_for({"RandomSampling": RANDOM, "A": {7: MARGIN[1]}, "B": MARGIN})
     assert notes[0].startswith("A: no seed in common")
     assert notes[1].startswith("B: 3 seeds are enough for a first impression only")

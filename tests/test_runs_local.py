@@ -8,42 +8,12 @@ from argparse import Namespace
 
 import pytest
 import torch
-from sweeping import is_alive, wait_until
+from sweeping import OBEDIENT, RECORD, is_alive, wait_until
 
 from runs import local
 from runs.job import Job
 from runs.local import Local, Worker, thread_settings
 from utils import UserError
-
-# A demo.py that does what its flags tell it: Python statements.
-OBEDIENT = """
-import json, os, random, sys, time
-print("to stdout, at import")
-imported_by, n_runs = os.getpid(), 0
-
-def record(path, **values):
-    with open(path, "w") as f:
-        json.dump(values, f)
-
-def main():
-    global n_runs
-    n_runs += 1
-    print("to stdout", flush=True)
-    scope = dict(globals())
-    for statement in sys.argv[1:]:
-        exec(statement, scope)
-    return scope.get("code", 0)
-"""
-
-
-@pytest.fixture
-def obedient(tmp_path, monkeypatch):
-    """The path of such a demo.py."""
-    monkeypatch.setattr(local, "IMPORTED_LATE", ())
-    (tmp_path / "code").mkdir()
-    path = tmp_path / "code" / "demo.py"
-    path.write_text(OBEDIENT)
-    return path
 
 
 @pytest.fixture
@@ -65,11 +35,6 @@ def do(worker, *statements):
     worker.start(statements)
     code = wait_for(worker.exit_code)
     return code, worker.last_lines(code)
-
-
-RECORD = "record('{}', pid=os.getpid(), parent=os.getppid(), n_runs=n_runs, argv=sys.argv, cwd=os.getcwd(), "
-RECORD += "threads=os.environ['OMP_NUM_THREADS'], extra=os.environ.get('EXTRA'), random=random.random(), "
-RECORD += "stdin=sys.stdin.read(), null=os.readlink('/proc/self/fd/1'), n_files=len(os.listdir('/proc/self/fd')))"
 
 
 def test_every_run_is_a_new_process_with_the_state_of_a_new_process(worker, obedient, tmp_path):
@@ -102,6 +67,9 @@ def test_a_run_has_no_files_of_the_sweep(worker, tmp_path):
         ("sys.exit('a message')", 1, "a message"),
         ("print('one\\ntwo\\n\\nthree\\nfour', file=sys.stderr)", 0, "two\nthree\nfour"),
         ("os._exit(6)", 6, ""),
+        ("import atexit; atexit.register(print, 'at exit', file=sys.stderr); code = 7", 7, "at exit"),
+        ("import threading; threading.Timer(0.2, print, ['late'], {'file': sys.stderr}).start()", 0, "late"),
+        ("sys.stderr.write('no newline')", 0, "no newline"),
         ("os.kill(os.getpid(), 9)", -9, "killed by SIGKILL: is the memory full?"),
         ("os.kill(os.getpid(), 11)", -11, "killed by SIGSEGV"),
         ("os.kill(os.getpid(), 2)", -2, "KeyboardInterrupt\nkilled by SIGINT"),

@@ -1,17 +1,14 @@
-"""Sweeps of the real demo.py: the same bytes as without them, no time lost to imports, and a Ray cluster."""
+"""Sweeps of the real demo.py: the same bytes as without them, and no time lost to imports."""
 
 import json
 import os
 import re
 import subprocess
 import sys
-import threading
 
-import pytest
 from experiments import same_run
 from sweeping import all_jobs, wait_until
 
-import demo
 import sweep
 from runs.job import is_finished, n_committed
 from runs.local import IMPORTED_LATE
@@ -46,25 +43,12 @@ def in_own_process(*command, threads=1):
     return done.stdout
 
 
-@pytest.fixture
-def undisturbed(tmp_path):
-    """Runs the jobs of a sweep one after the other in this process, elsewhere. Returns them."""
-
-    def results(words):
-        jobs = all_jobs([*words, "--results_dir", str(tmp_path / "undisturbed")])
-        for job in jobs:
-            assert demo.main(list(job.flags)) == 0
-        return jobs
-
-    return results
-
-
 def test_runs_of_a_worker_import_next_to_nothing_and_it_leaves_cuda_alone(words, tmp_path):
     digits = ["--dataset_name", "Digits", "--img_size", "8", "--n_init_labeled", "30"]
     jobs = all_jobs([*words, "--strategy_name", "MarginSampling", "ClusterBasedSelection", "BADGE", "--seed", "1"])
     jobs += all_jobs([*words, *digits, "--strategy_name", "RandomSampling", "--seed", "1"])
     out = in_own_process("-c", RUNS_AFTER_IMPORTS, json.dumps([job.flags for job in jobs]))
-    imported = re.search("IMPORTED(.*)", out)[1].split()
+    imported = [name for name in re.search("IMPORTED(.*)", out)[1].split() if not name.startswith("PIL.")]
     assert len(imported) < 30, imported
 
 
@@ -79,7 +63,7 @@ def test_two_threads_in_a_worker_give_the_bytes_of_a_process_of_its_own(words, t
     assert [record["threads"] for record in records] == [2, 2]
     assert records[0]["command"] == [str(sweep.DEMO), *job.flags]
     for record in records:
-        del record["command"]
+        del record["command"], record["git_commit"]  # files may change meanwhile
     assert records[0] == records[1]
 
 
@@ -98,57 +82,3 @@ def test_killed_and_resumed_a_sweep_gives_the_same_bytes(words, undisturbed, sta
     for job, whole in zip(jobs, wholes, strict=True):
         same_run(job.folder, whole.folder)
         assert json.loads((job.folder / "environment.json").read_text())["threads"] == 1
-
-
-# A Ray cluster
-
-
-def test_a_missing_ray_is_an_error(words, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "ray", None)
-    assert sweep.main([*words, "--engine", "ray"]) == 2
-    assert "--engine ray needs Ray: pip install -r requirements-ray.txt" in capsys.readouterr().err
-
-
-@pytest.fixture
-def cluster():
-    """A cluster of two machines with one core each, both of them this one; and the second of them."""
-    pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-ray.txt")
-    from ray.cluster_utils import Cluster
-
-    size = {"num_cpus": 1, "object_store_memory": 80_000_000}
-    made = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
-    yield made, made.add_node(**size)
-    made.shutdown()
-
-
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # Ray's own,
-@pytest.mark.filterwarnings("ignore:Tip. In future versions of Ray:FutureWarning")  # the last one up to 2.5x
-def test_ray_gives_the_same_bytes_when_a_machine_is_lost(words, undisturbed, cluster, capsys):
-    made, second = cluster
-    words = [*words, "--strategy_name", "MarginSampling", "--n_round", "6", "--min_steps", "100"]
-    wholes = undisturbed(words)
-    jobs = all_jobs(words)
-
-    def lose():
-        wait_until(lambda: sum(0 < n_committed(job) < job.n_rows for job in jobs) == 2)
-        made.remove_node(second, allow_graceful=False)
-
-    thread = threading.Thread(target=lose)
-    thread.start()
-    code = sweep.main([*words, "--engine", "ray", "--ray_address", made.address])
-    thread.join()
-    out, err = capsys.readouterr()
-    assert code == 0, err
-    assert out.endswith("# 2 runs: 2 finished, 0 failed\n")
-    for job, whole in zip(jobs, wholes, strict=True):
-        same_run(job.folder, whole.folder)
-    starts = [json.loads((job.folder / "environment.json").read_text()) for job in jobs]
-    assert [len(start["earlier"]) for start in starts].count(1) == 1  # the one that ran on the lost machine
-
-
-def test_a_ray_cluster_that_is_not_there_is_an_error(words, capsys):
-    pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-ray.txt")
-    assert sweep.main([*words, "--engine", "ray"]) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("error: --ray_address auto: no Ray cluster (")
-    assert err.count("\n") == 1

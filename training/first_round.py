@@ -43,6 +43,8 @@ def shared_first_round(
     with writing(path):
         path.parent.mkdir(exist_ok=True)
     with alone(path.with_suffix(".lock"), "training the same round 0"):
+        for left in path.parent.glob(f".{path.name}.*.tmp"):  # by a process that was killed while it wrote
+            left.unlink(missing_ok=True)
         if path.exists():
             try:
                 return _read(path, device)

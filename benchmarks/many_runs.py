@@ -1,9 +1,9 @@
 """What a sweep costs beside its runs: many runs of about a second, by sweep.py and one by one in this process.
 
-    python benchmarks/sweep.py
+    python benchmarks/many_runs.py
 
-One run at a time, one torch thread. Overhead: what the sweep takes longer than the runs, divided by their number. The
-sweep again: all runs are finished already, so this is the time to start, to check all runs and to look for their files.
+One run at a time, one torch thread. The overhead of a run is what the sweep takes longer than the runs alone, divided by
+their number. The sweep again: all runs are finished, so this is the time to start, to check them and to leave.
 """
 
 import argparse
@@ -16,14 +16,13 @@ from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 import torch
 from measuring import cpu_seconds
 
 import demo
-from sweep import DEMO
 
-ROOT = DEMO.parent
 RECIPE = (
     "--dataset_name Digits --img_size 8 --net_name SmallCNN --n_init_labeled 50 --n_query 50 --n_round 2 --n_epoch 1"
 )
@@ -40,14 +39,14 @@ def main() -> None:
     """Print the table."""
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--n_runs", type=int, default=20)
-    flags.add_argument("--min_steps", type=int, default=30, help="length of the runs")
+    flags.add_argument("--min_steps", type=int, default=30, help="training steps of each round, at least")
     args = flags.parse_args()
     torch.set_num_threads(1)
     common = [*RECIPE.split(), "--min_steps", str(args.min_steps), "--device", "cpu"]
 
     with tempfile.TemporaryDirectory() as folder:
 
-        def runs(seeds: range, results: str) -> None:
+        def alone(seeds: range, results: str) -> None:
             with redirect_stdout(StringIO()):
                 for seed in seeds:
                     demo.main([*common, "--seed", str(seed), "--results_dir", f"{folder}/{results}"])
@@ -57,19 +56,24 @@ def main() -> None:
             command = [sys.executable, "sweep.py", *lists, *common, "--results_dir", f"{folder}/sweep"]
             subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
-        runs(range(1), "warm")  # the first run also imports what is left
-        alone = timed(lambda: runs(range(1, args.n_runs + 1), "alone"))
+        alone(range(1), "warm")  # the first run also imports modules
+        runs = timed(lambda: alone(range(1, args.n_runs + 1), "alone"))
         swept, again = timed(sweep), timed(sweep)
+        picks = [
+            {p.parent.name: p.read_bytes() for p in Path(folder, r).rglob("queries.csv")} for r in ("alone", "sweep")
+        ]
 
     print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, 1 thread")
     print(f"{'case':<34} {'CPU-seconds':>12} {'seconds':>9}")
     for case, (cpu, wall) in (
-        (f"{args.n_runs} runs in one process", alone),
+        (f"{args.n_runs} runs in one process", runs),
         (f"{args.n_runs} runs by sweep.py", swept),
         ("the same sweep again", again),
-        ("overhead of each run", tuple((a - b) / args.n_runs for a, b in zip(swept, alone, strict=True))),
+        ("overhead of each run", tuple((a - b) / args.n_runs for a, b in zip(swept, runs, strict=True))),
     ):
         print(f"{case:<34} {cpu:>12.2f} {wall:>9.2f}")
+    n_same = sum(picks[1].get(name) == content for name, content in picks[0].items())
+    print(f"{n_same} of {args.n_runs} runs with the same picks")
 
 
 if __name__ == "__main__":

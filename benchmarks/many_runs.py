@@ -2,8 +2,8 @@
 
     python benchmarks/many_runs.py
 
-One run at a time, one torch thread. The overhead of a run is what the sweep takes longer than the runs alone, divided by
-their number. The sweep again: all runs are finished, so this is the time to start, to check them and to leave.
+One run at a time, one torch thread. The overhead of a run is what the sweep takes longer than the runs alone, divided
+by their number. The sweep again: all runs are finished, so this is the time to start, to check them and to leave.
 """
 
 import argparse
@@ -16,13 +16,13 @@ from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from measuring import cpu_seconds
 
 import demo
 
+ROOT = Path(demo.__file__).parent
 RECIPE = (
     "--dataset_name Digits --img_size 8 --net_name SmallCNN --n_init_labeled 50 --n_query 50 --n_round 2 --n_epoch 1"
 )

@@ -107,7 +107,7 @@ def _two_lines(label: str, width: int = 26) -> str:
 def _legend_text(curve: Curve, curves: Sequence[Curve]) -> str:
     same = len({c.n_seeds for c in curves}) == 1
     seeds = "" if same else f" ({curve.n_seeds} seed{'s' * (curve.n_seeds > 1)})"
-    return _two_lines(_drawable(curve.label)) + seeds + ("" if curve.complete else "\n(unfinished)")
+    return _two_lines(_shortened(curve.label, 60)) + seeds + ("" if curve.complete else "\n(unfinished)")
 
 
 def _write_title(ax: Axes, title: str, width: float) -> None:

@@ -18,7 +18,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
-import torch._dynamo  # it and scikit-learn only so that the children need not import them
 
 import demo
 
@@ -103,7 +102,7 @@ def watch(steps):
 def run(flags, results, deadly=0):
     """Run demo.py in a child. Returns whether it ended well, and its steps."""
     reader, writer = os.pipe()
-    child = os.fork()  # before torch has started threads here
+    child = os.fork()
     if child == 0:
         steps = Steps(deadly)
         watch(steps)
@@ -133,7 +132,8 @@ def content(results):
 def main():
     """Crash everywhere. Returns the exit code."""
     folder, *flags = sys.argv[1:]
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # no other threads, so that a child of this process can compute
+    demo.main([*flags, "--results_dir", str(Path(folder) / "first")])  # so that no child has to import and set up
     code, n_steps = run(flags, Path(folder) / "whole")
     assert code == 0
     whole = content(Path(folder) / "whole")

@@ -1,5 +1,6 @@
 """A run that is continued, interrupted or killed ends as if it had never stopped."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import small
 from experiments import count_trainings, same_run, table
 
 import demo
@@ -96,3 +98,18 @@ def test_ctrl_c_is_one_line_and_the_run_resumes(run, tmp_path):
     assert first.returncode == 130
     assert err.splitlines()[-1] == "interrupted; the same command resumes the run"
     assert "Traceback" not in err
+
+
+def test_a_crash_at_any_step_that_changes_the_disk_changes_nothing_in_the_end(tmp_path):
+    small.image_folder(tmp_path / "DATA" / "Beasts")
+    flags = {
+        "dataset_name": "Beasts", "data_dir": tmp_path / "DATA", "img_size": 8, "net_name": "SmallCNN", "seed": 1,
+        "n_init_labeled": 4, "n_query": 2, "n_round": 2, "n_epoch": 1, "min_steps": 2, "batch_size": 2,
+        "strategy_name": "MarginSampling", "device": "cpu",
+    }  # fmt: skip
+    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    command = [sys.executable, ROOT / "tests" / "crash_everywhere.py", tmp_path / "results", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    n_crashes, n_steps = map(int, re.findall(r"\d+", done.stdout.splitlines()[-1]))
+    assert n_crashes == n_steps >= 100

@@ -148,7 +148,7 @@ def saved(make, tmp_path):
     return first
 
 
-@pytest.mark.parametrize("n", [1, 30])
+@pytest.mark.parametrize("n", [1, 6])
 def test_files_of_any_names_have_the_same_bytes_each_time_and_no_warning(tmp_path, n, caplog):
     labels = [f"{ODD}{i}" for i in range(n)]
     curves = [curve(label, n=3) for label in labels]
@@ -160,7 +160,7 @@ def test_files_of_any_names_have_the_same_bytes_each_time_and_no_warning(tmp_pat
     assert pdf.startswith(b"%PDF")
     assert b"CreationDate" not in pdf
     image = Image.open(io.BytesIO(png))
-    assert image.size[0] < 5000
+    assert image.size[0] < 3000
 
 
 def test_files_look_the_same_whatever_matplotlibrc_says(tmp_path, monkeypatch):

@@ -127,7 +127,9 @@ def test_every_cell_of_the_tree_is_on_the_page(tree):
         assert line in text
 
 
-def test_every_verdict_has_a_short_form():
+def test_every_verdict_has_a_short_form(tree):
+    for row in tree.sections[0].rows:
+        assert f"<td>{SHORT[row.verdict]}</td>" in as_html(tree)
     assert set(SHORT) == {BETTER, WORSE, SAME, UNDECIDED, NOTHING, IS_BASELINE}
     assert len(set(SHORT.values())) == len(SHORT)
 

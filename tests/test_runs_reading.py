@@ -2,14 +2,18 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
-from fake_results import rising, write_run
+from fake_results import CONFIG, rising, write_run
 
 from files import Table, read_csv
+from runs import reading
+from runs.folder import RunFolder
+from runs.format import Round
 from runs.metrics import METRICS, Metric
-from runs.reading import find_runs, read_picks, read_run
+from runs.reading import find_runs, read_confusion, read_picks, read_run
 from runs.settings import differences, group
 from utils import UserError
 
@@ -25,7 +29,120 @@ def settings_of(root):
     return group(runs)[0]
 
 
+# Finding
+
+
+def test_reading_agrees_with_the_folder_that_the_program_writes(tmp_path):
+    config = {**CONFIG, "strategy_name": "RandomSampling", "seed": 7, "n_train": 200}
+    folder = RunFolder(tmp_path, config)
+    for r in range(2):
+        folder.commit(Round(r, 100 + 50 * r, dict.fromkeys(METRICS, 0.5 + 0.1 * r), 1.0, 1.0, 1.0), [])
+    folder.write_environment({"n_round": 2})
+    folder.close()
+    (run,), problems = find_runs(tmp_path)
+    assert (run.seed, run.n_labeled.tolist(), problems) == (7, [100, 150], [])
+    assert run.values("accuracy").tolist() == [0.5, 0.6]
+    assert not run.complete
+    assert run.budget == (100, 150, 200)
+
+
+def test_hidden_folders_are_ignored_links_followed_and_loops_survived(tmp_path):
+    results, other = tmp_path / "results", tmp_path / "scratch"
+    for seed in (1, 2):
+        write_run(results, "BADGE", seed, rising(3))
+    write_run(other, "BADGE", 3, rising(3))
+    shutil.copytree(results / "CIFAR10", results / ".old")
+    (results / "linked").symlink_to(other)
+    (results / "loop").symlink_to(results)
+    found, problems = find_runs(results)
+    assert sorted(r.seed for r in found) == [1, 2, 3]
+    assert problems == []
+
+
+def test_a_folder_without_runs_is_named(tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        find_runs(tmp_path / "none")
+    with pytest.raises(UserError, match="no run below it"):
+        find_runs(tmp_path)
+
+
+GOOD = {"dataset_name": "CIFAR10", "strategy_name": "BADGE", "seed": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rounds.csv", "round,n_labeled\n0,100\n"),
+        ("rounds.csv", "\x00\x01\n\x02\n"),
+        ("rounds.csv", lambda text: text.replace("1,150", "1,fifty")),
+        ("rounds.csv", lambda text: text.replace("2,200", "2,150")),
+        ("rounds.csv", lambda text: text.replace("2,200", "2," + "2" * 25)),
+        ("rounds.csv", lambda text: text.replace("0,100", "0,0")),
+        ("config.json", None),
+        ("config.json", "{"),
+        ("config.json", "[]"),
+        ("config.json", "{}"),
+        ("config.json", "[" * 200_000),
+        ("config.json", b"\xff"),
+        ("config.json", json.dumps({**GOOD, "seed": "one"})),
+        ("config.json", json.dumps({**GOOD, "img_size": None})),
+        ("config.json", json.dumps({**GOOD, "n_train": True})),
+        ("config.json", json.dumps({**GOOD, "strategy_args": []})),
+    ],
+)
+def test_a_damaged_run_is_named_and_the_others_are_read(tmp_path, name, content):
+    write_run(tmp_path, "RandomSampling", 1, rising(3))
+    path = write_run(tmp_path, "BADGE", 1, rising(3)) / name
+    before = path.read_text()
+    if content is None:
+        path.unlink()
+    elif callable(content):
+        path.write_text(content(before))
+        assert path.read_text() != before
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    (run,), (problem,) = find_runs(tmp_path)
+    assert run.strategy[0] == "RandomSampling"
+    assert str(path) in problem
+    assert problem.endswith("; left out")
+    assert "\n" not in problem
+    shutil.rmtree(run.folder)
+    with pytest.raises(UserError, match=str(path)):
+        find_runs(tmp_path)
+
+
 # Rounds
+
+
+def test_only_the_rounds_requested_last_count(tmp_path):
+    run = read_run(write_run(tmp_path, "RandomSampling", 1, rising(6), n_round=3))
+    assert len(run.rounds) == 4
+    assert run.complete
+    assert run.budget == (100, 150, 200, 250)
+
+
+def test_a_budget_has_an_upper_bound(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "MAX_ROUNDS", 1000)
+    folder = write_run(tmp_path, "RandomSampling", 1, rising(3), n_round=10**12)
+    config = json.loads((folder / "config.json").read_text())
+    del config["n_train"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert len(read_run(folder).budget) == 1001
+
+
+@pytest.mark.parametrize(
+    ("n_round", "n_train", "complete"), [(4, 2000, True), (5, 2000, False), (9, 300, True), (2, 2000, True)]
+)
+def test_a_run_is_complete_when_its_rounds_are_committed_or_nothing_is_left(tmp_path, n_round, n_train, complete):
+    run = read_run(write_run(tmp_path, "RandomSampling", 1, rising(4), n_round=n_round, n_train=n_train))
+    assert run.complete is complete
+
+
+def test_a_torn_last_line_is_dropped(tmp_path):
+    path = write_run(tmp_path, "RandomSampling", 1, rising(4)) / "rounds.csv"
+    path.write_text(path.read_text()[:-9])
+    (run,), problems = find_runs(tmp_path)
+    assert (len(run.rounds), run.complete, problems) == (4, False, [])
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -118,7 +235,62 @@ def test_damaged_picks_are_named(tmp_path, text):
         read_picks(read_run(folder))
 
 
+# Confusion matrices
+
+
+def test_a_confusion_matrix_is_read_with_the_true_class_in_rows(tmp_path):
+    (tmp_path / "confusion_matrix.csv").write_text('true\\predicted,"a,b",c\n"a,b",5,1\nc,0,3\n')
+    classes, counts = read_confusion(tmp_path / "confusion_matrix.csv")
+    assert classes == ["a,b", "c"]
+    assert counts.tolist() == [[5, 1], [0, 3]]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x,a,b\na,1,2\n", "x,a\nb,1\n", "x,a\na,one\n", "x,a\na,1,2\n", "x,a\na\n", "x,a\n\n"]
+)
+def test_a_damaged_confusion_matrix_is_named(tmp_path, text):
+    (tmp_path / "confusion_matrix.csv").write_text(text)
+    with pytest.raises(UserError, match=r"confusion_matrix\.csv is damaged"):
+        read_confusion(tmp_path / "confusion_matrix.csv")
+
+
+def test_a_missing_confusion_matrix_is_named(tmp_path):
+    with pytest.raises(UserError, match="no such file; a run writes it when a round is done"):
+        read_confusion(tmp_path / "confusion_matrix.csv")
+
+
 # Settings
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"n_query": 60}, {"n_init_labeled": 90}, {"lr": 0.2}, {"data_digest": "other"}, {"dataset_name": "Digits"}],
+)
+def test_other_budgets_recipes_and_datasets_are_never_averaged(tmp_path, change):
+    for seed in (1, 2, 3):
+        write_run(tmp_path, "BADGE", seed, rising(3))
+    write_run(tmp_path, "BADGE", 4, rising(3), **change)
+    settings = settings_of(tmp_path)
+    assert sorted(len(s.runs["BADGE"]) for s in settings) == [1, 3]
+    if "dataset_name" not in change:
+        (key,) = change
+        assert any(line.startswith(f"CIFAR10: {key} is ") for line in differences(settings))
+
+
+def test_a_longer_run_is_another_budget(tmp_path):
+    write_run(tmp_path, "BADGE", 1, rising(4))
+    write_run(tmp_path, "BADGE", 2, rising(6))
+    settings = settings_of(tmp_path)
+    assert [s.config["n_round"] for s in settings] == [4, 6]
+    assert differences(settings) == ["CIFAR10: n_round is 4 in 1, 6 in 2"]
+
+
+def test_a_copy_of_a_run_does_not_count_twice(tmp_path):
+    first = write_run(tmp_path, "BADGE", 1, rising(4))
+    shutil.copytree(first, tmp_path / "copy")
+    (setting,), (problem,) = group(find_runs(tmp_path)[0])
+    assert len(setting.runs["BADGE"]) == 1
+    assert problem == f"{tmp_path / 'copy'} is the same experiment as {first}; left out"
 
 
 def test_runs_that_measured_other_metrics_stand_in_one_table(tmp_path):

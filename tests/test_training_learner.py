@@ -89,6 +89,41 @@ def test_dropout_passes_run_the_body_once(pool, learner, monkeypatch):
     assert sum(seen) == len(pool.inputs)
 
 
+def broken(learner, where):
+    """The same network with some weights of its head NaN, or of its body infinite."""
+    net = copy.deepcopy(learner.net)
+    weights = {"body": next(net.body.parameters()), "head": net.head.weight}
+    weights[where][0] = torch.nan if where == "head" else torch.inf
+    return Learner(net, CPU, 7)
+
+
+@pytest.mark.parametrize("where", ["body", "head"])
+def test_a_broken_network_is_an_error_whatever_is_made_of_its_outputs(where, pool, learner):
+    """Votes hide NaN, and so may a strategy."""
+    wrong = broken(learner, where)
+    with pytest.raises(UserError, match="NaN or infinite: the training diverged"):
+        wrong.probs(pool.inputs)
+    with pytest.raises(UserError, match="NaN or infinite: the training diverged"):
+        wrong.dropout_probs(pool.inputs, 9, stream(0), lambda probs: probs.argmax(-1).float().mean(0))
+    if where == "body":
+        with pytest.raises(UserError, match="NaN or infinite: the training diverged"):
+            wrong.embeddings(pool.inputs)
+
+
+def test_one_broken_image_is_an_error(pool, learner, monkeypatch):
+    rows = pool.inputs.x.float()
+    rows[37, 0, 3, 3] = torch.nan
+    one = Inputs(rows)
+    for f in (
+        learner.probs,
+        learner.embeddings,
+        lambda x: learner.dropout_probs(x, 9, stream(0), lambda p: p.argmax(0)),
+    ):
+        with pytest.raises(UserError, match="NaN or infinite"):
+            f(one)
+        f(Inputs(rows[:37]))
+
+
 def test_out_of_memory_halves_the_batch_and_goes_on(pool, learner):
     sizes = []
 

@@ -110,6 +110,13 @@ def test_every_training_starts_from_new_weights(pool):
     assert len(calls) == 2
 
 
+def test_a_network_that_is_built_in_evaluation_mode_is_trained_all_the_same(pool):
+    recipe = replace(small.RECIPE, min_steps=3)
+    built = (small.build("ResNet9"), lambda: small.build("ResNet9")().eval())
+    first, second = (train(build, pool, recipe, CPU, stream(0, "train")) for build in built)
+    assert torch.equal(weights(first), weights(second))
+
+
 def test_every_step_takes_its_learning_rate_from_the_schedule(pool, monkeypatch):
     monkeypatch.setitem(SCHEDULES, "constant", lambda step, n_steps: 0.0)
     still = [weights(small.learner(pool, schedule="constant", min_steps=n)) for n in (2, 9)]

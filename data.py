@@ -26,7 +26,7 @@ Idxs = NDArray[np.int64]
 
 
 class Inputs:
-    """Rows of one array, gathered only when a batch of them is asked for.
+    """Rows of one array; a batch of them is gathered when it is requested.
 
     A row is an image or a vector of features. Nothing here depends on which, except that images are gathered with
     their channels last in memory.
@@ -58,7 +58,7 @@ class Inputs:
             start: the first row.
             stop: one after the last row.
             device: where the batch is wanted.
-            pin: gather into memory from which a GPU copies while this process goes on.
+            pin: gather into page-locked memory, from which a GPU copies asynchronously.
 
         Returns:
             Shape (B, 3, H, W) or (B, D).
@@ -68,7 +68,7 @@ class Inputs:
         return channels_first((rows.pin_memory() if pin else rows).to(device, non_blocking=pin))
 
     def batches(self, start: int, size: int, device: torch.device) -> Iterator[Tensor]:
-        """Batches of `size` rows from row `start` on; the next is gathered while the last is computed with."""
+        """Batches of `size` rows from row `start` on; the next is gathered while the current one is in use."""
         spans = [(i, min(i + size, len(self))) for i in range(start, len(self), size)]
         if not spans or device.type in ("cpu", self.x.device.type):
             yield from (self.batch(*span, device) for span in spans)
@@ -118,14 +118,14 @@ class Split:
 
 @dataclass(frozen=True)
 class ImageData:
-    """A data set, whole.
+    """A complete data set.
 
     Attributes:
         splits: "train" and "test", and "val" where there is one.
         classes: names, sorted; a class is a position in it.
         mean, std: of the training images' channels, in 0 to 1. Shape (3,).
         digest: identifies the content of train and test: classes, paths, labels and pixels.
-        unreadable: paths left out on request.
+        unreadable: paths of images that cannot be read and were skipped.
         flip: whether a mirrored image keeps its class.
     """
 
@@ -250,7 +250,7 @@ def load_folder(root: Path, data_dir: Path, img_size: int, skip_unreadable: bool
     """A data set from a folder of images, through the cache.
 
     Raises:
-        UserError: the folder is not laid out as it must be, or images are unreadable and may not be skipped.
+        UserError: the folder does not have the required layout, or has unreadable images that may not be skipped.
     """
     try:
         listing = list_folder(root)
@@ -260,7 +260,7 @@ def load_folder(root: Path, data_dir: Path, img_size: int, skip_unreadable: bool
     unreadable = dict(cached.unreadable)  # position in listing.files: reason
     if unreadable and not skip_unreadable:
         lines = "".join(f"\n  {root / listing.files[i].path}: {reason}" for i, reason in unreadable.items())
-        raise UserError(f"{len(unreadable)} unreadable images (--skip_unreadable goes on without them):{lines}")
+        raise UserError(f"{len(unreadable)} unreadable images (--skip_unreadable leaves them out):{lines}")
     splits, n_listed, n_rows = {}, 0, 0
     for name, listed in listing.splits.items():
         files = [f for i, f in enumerate(listed, start=n_listed) if i not in unreadable]
@@ -325,7 +325,7 @@ def load(name: str, data_dir: Path | str, img_size: int, skip_unreadable: bool =
         name: name of the data set or of its folder.
         data_dir: the folder that holds the data sets' folders; the cache of decoded images is kept in its .cache/.
         img_size: side of the square images in pixels, 8 to 1024.
-        skip_unreadable: go on without images that cannot be read.
+        skip_unreadable: leave out images that cannot be read.
 
     Raises:
         UserError: no such data set, a wrong layout, unreadable images or a failed download.
@@ -340,9 +340,8 @@ def load(name: str, data_dir: Path | str, img_size: int, skip_unreadable: bool =
     except OSError as e:
         raise UserError(f"cannot read {e.filename or data_dir}: {e.strerror or e}") from e
     if name not in folders:
-        holds = f"it holds {', '.join(folders) or 'no folders'}"
-        there = holds if data_dir.is_dir() else "no such folder"
-        raise UserError(f"--dataset_name {name}: must be {', '.join(DATASETS)} or a folder in {data_dir}: {there}")
+        found = f"it holds {', '.join(folders) or 'no folders'}" if data_dir.is_dir() else "no such folder"
+        raise UserError(f"--dataset_name {name}: must be {', '.join(DATASETS)} or a folder in {data_dir}: {found}")
     return load_folder(data_dir / name, data_dir, img_size, skip_unreadable)
 
 

@@ -1,4 +1,4 @@
-"""Networks by name, and what all of them are: a body that embeds, dropout, and a linear head."""
+"""Networks by name, and their common structure: a body that embeds, dropout, and a linear head."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def small_cnn(shape: Shape, n_classes: int, dropout: float, pretrained: bool) ->
 
 
 def _resnet(name: str, shape: Shape, n_classes: int, dropout: float, pretrained: bool) -> Net:
-    import torchvision  # takes a second, so only where a network of it is built
+    import torchvision  # takes a second, so only when one of its networks is built
 
     body = getattr(torchvision.models, name)(weights=None)
     if pretrained:
@@ -131,7 +131,7 @@ def resnet50(shape: Shape, n_classes: int, dropout: float, pretrained: bool) -> 
 
 
 class _Residual(nn.Module):
-    """The input plus what some layers make of it."""
+    """The input plus the output of some layers."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
@@ -153,17 +153,17 @@ class _Scaled(nn.Module):
 
 
 def _conv(n_in: int, n_out: int, halve: bool = False) -> nn.Module:
-    """A convolution that begins as the identity on its first n_in channels, normalisation, and a ReLU."""
+    """A convolution initialised as the identity on its first n_in channels, normalisation, and a ReLU."""
     conv = nn.Conv2d(n_in, n_out, 3, padding=1, bias=False)
     nn.init.dirac_(conv.weight.data[:n_in])
     return nn.Sequential(conv, *([nn.MaxPool2d(2)] if halve else []), nn.BatchNorm2d(n_out), nn.ReLU())
 
 
 def resnet9(shape: Shape, n_classes: int, dropout: float, pretrained: bool) -> Net:
-    """A small residual network of nine layers, for short trainings: 3.4 times less arithmetic an image than ResNet18.
+    """A small residual network of nine layers, for short trainings: 3.4 times less arithmetic per image than ResNet18.
 
     Source: Page, "How to train your ResNet", 2018, for the layout, pooling before normalisation and small logits;
-    Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", 2024, for the widths and the identity to begin with.
+    Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", 2024, for the widths and the identity initialisation.
     """
     if pretrained:
         raise UserError("--pretrained: there are no pretrained weights for ResNet9; use ResNet18 or ResNet50")
@@ -187,7 +187,7 @@ class Architecture(NamedTuple):
 
     Attributes:
         build: makes the network for rows of a shape, (3, H, W), with so many classes and this dropout before the head;
-            the last argument asks for pretrained weights, and a network without any refuses it with a UserError.
+            the last argument requests pretrained weights; a network that has none raises a UserError.
         recipe: what differs from the defaults of `training.recipe.Recipe`, by the names of its fields.
     """
 

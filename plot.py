@@ -25,28 +25,27 @@ from utils import Parser, UserError, exit_code, warn
 
 def table(setting: Setting, column: str) -> str:
     """Strategy, seeds, labels, last value and mean height of the curve; unfinished runs are marked."""
-    from report.curves import curve
+    from report.curves import runs_shown
     from report.numbers import shown, text_table
     from report.statistics import aubc
 
     rows = []
     for label, of in setting.runs.items():
-        drawn = curve(label, of, column)
-        done = [r for r in of if r.complete]
-        n_open = len(of) - len(done)
-        used = done or [r for r in of if r.rounds]
-        columns = [v[np.isfinite(v)] for v in (r.values(column) for r in used)]
-        last = np.array([v[-1] for v in columns if len(v)])
-        heights = [aubc(r.n_labeled, r.values(column)) for r in used]
-        spread = f" ± {shown(float(last.std(ddof=1)), column)}" if len(last) > 1 else ""
-        state = f"{n_open} unfinished run{'s' * (n_open > 1)} left out" if done else "unfinished: so far"
+        used = runs_shown(of, column)
+        measured = [r for r in used if np.isfinite(r.values(column)).any()]
+        finals = np.array([v[np.isfinite(v)][-1] for v in (r.values(column) for r in measured)])
+        heights = [aubc(r.n_labeled, r.values(column)) for r in measured]
+        spread = f" ± {shown(float(finals.std(ddof=1)), column)}" if len(finals) > 1 else ""
+        n_open = sum(not r.complete for r in of)
+        finished = any(r.complete for r in used)
+        state = f"{n_open} unfinished run{'s' * (n_open > 1)} left out" if finished else "unfinished: so far"
         rows.append(
             [
                 label,
                 str(len(used)),
-                f"{drawn.n_labeled[-1]:,}" if drawn else "-",
-                (shown(float(last.mean()), column) + spread) if len(last) else "-",
-                shown(float(np.mean(heights)), column) if heights else "-",
+                f"{min(r.n_labeled[-1] for r in used):,}" if used else "-",
+                f"{shown(float(finals.mean()), column)}{spread}" if measured else "not measured" if used else "-",
+                shown(float(np.mean(heights)), column) if measured else "-",
                 state if n_open else "",
             ]
         )

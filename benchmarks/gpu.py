@@ -1,10 +1,10 @@
 """The default experiment and every strategy on one GPU: seconds, accuracy, and the share of the chip that is used.
 
     python benchmarks/gpu.py            under 10 minutes on an H200-class GPU, with CIFAR-10 in DATA/
-    python benchmarks/gpu.py --tiny     seconds on any machine, to see that it runs
+    python benchmarks/gpu.py --tiny     seconds on any machine, checks that it runs
     python benchmarks/gpu.py --only queries     a part of it: engine, queries or experiments
 
-What it prints belongs into docs/benchmarks.md, and beside this file with the machine and the date.
+Its output goes into docs/benchmarks.md, and beside this file with the machine and the date.
 """
 
 from __future__ import annotations

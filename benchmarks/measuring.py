@@ -1,4 +1,4 @@
-"""What the benchmarks share: a fair clock, peak memory, and one form of table."""
+"""What the benchmarks share: a clock, peak memory, and the format of the table."""
 
 import resource
 import sys
@@ -14,11 +14,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from data import ImageData
 from nets import NETS, Net
 
-LONG_SECONDS = 30  # what takes longer is timed once
+LONG_SECONDS = 30  # anything slower is timed once
 
 
 def on_cpu(threads: int) -> str:
-    """What is measured where, for `header`."""
+    """Threads, CPU features and unit of time, for `header`."""
     clock = "CPU-seconds" if threads == 1 else "seconds"
     return f"{threads} threads, {torch.backends.cpu.get_cpu_capability()}, {clock}"
 

@@ -1,9 +1,9 @@
 """How time and memory grow to 1,000,000 images: reading a folder, and every strategy's whole query.
 
     python benchmarks/scale.py           about 15 minutes on one core, 4 GB of memory; writes a temporary folder
-    python benchmarks/scale.py --tiny    on sizes that say nothing, in seconds: does it still run?
+    python benchmarks/scale.py --tiny    on small sizes, in seconds: checks that it runs
 
-The images are made up: 8 x 8 pixels, a hundred patterns and noise. The network is one layer to 128 features and its
+The images are synthetic: 8 x 8 pixels, a hundred patterns and noise. The network is one layer to 128 features and its
 head, so that the selection, not the network, is most of what is timed. Growth is the time of an image over that of an
 image of the smallest pool. Memory is the process's peak, its images and the maps of its files included.
 """
@@ -35,7 +35,7 @@ from training.recipe import Recipe
 from utils import stream
 
 SIDE, N_FEATURES, N_CLASSES = 8, 128, 10
-SHORT_SECONDS = 1  # what takes less is timed five times, and the median told
+SHORT_SECONDS = 1  # shorter queries are timed five times, and the median is reported
 
 
 def made_up(n: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -52,7 +52,7 @@ def made_up(n: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 
 def one_layer() -> Net:
-    """A network that costs next to nothing."""
+    """A network that takes almost no time."""
     body = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE**2, N_FEATURES), nn.ReLU())
     return Net(body, N_FEATURES, N_CLASSES, 0.5)
 

@@ -1,7 +1,7 @@
-"""How fast the selection kernels are, against the usual ways, which are written out here.
+"""How fast the selection kernels are, against the usual implementations, which are written out here.
 
     python benchmarks/selection.py           about 5 minutes on one core
-    python benchmarks/selection.py --tiny    on sizes that say nothing, in seconds: does it still run?
+    python benchmarks/selection.py --tiny    on small sizes, in seconds: checks that it runs
 
 Seconds are of one process on the same arrays, ours and the other in turn, median of `--repeats` where the other takes
 less than 30 seconds; CPU-seconds when there is one thread. Memory is the process's peak while ours runs, data included.
@@ -40,7 +40,7 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-# The other ways
+# The usual implementations
 
 
 def plain_k_center(x: Tensor, centers: Tensor, n: int, product: bool = False) -> list[int]:
@@ -105,7 +105,7 @@ def one_by_one(net: Net, x: Tensor, overshoot: float) -> Tensor:
     return torch.stack(lengths)
 
 
-# Made-up inputs
+# Synthetic inputs
 
 
 def embeddings(n_rows: int, d: int) -> Tensor:

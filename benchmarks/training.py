@@ -1,7 +1,7 @@
-"""Training and scoring against the per-image loop that DalMax's ancestors use, and BALD against K passes.
+"""Training and scoring against the per-image loop of earlier tools such as DeepAL, and BALD against K passes.
 
     python benchmarks/training.py            minutes, on CIFAR-10 in DATA/ where it is there, else on noise
-    python benchmarks/training.py --tiny     seconds, to see that it runs
+    python benchmarks/training.py --tiny     seconds, checks that it runs
 
 Each case is timed in turn with the other, A B A B ..., in one process with one torch thread, median of `--repeats`
 where the other takes less than 30 seconds; screened queries against those that are not, once. Seconds are CPU-seconds
@@ -109,7 +109,7 @@ def pixels(data: ImageData, idxs: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def noise(n: int) -> ImageData:
-    """Made-up images where CIFAR-10 is not at hand."""
+    """Synthetic images where CIFAR-10 is not available."""
     x = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (n, 32, 32, 3), np.uint8)).permute(0, 3, 1, 2)
     y = np.random.default_rng(1).integers(0, 10, n)
     names = [str(i) for i in range(n)]
@@ -219,7 +219,7 @@ def main() -> None:
     try:
         data = noise(5000) if args.tiny else load("CIFAR10", args.data_dir, 32)
     except UserError as e:
-        print(f"{e}\nnoise instead; accuracies mean nothing")
+        print(f"{e}\nusing noise instead; accuracies mean nothing")
         data = noise(50_000)
     deepal, default = DEEPAL, default_recipe("SmallCNN", False)
     if args.tiny:

@@ -204,8 +204,8 @@ def verdict(row: Row) -> str:
 def compare_strategies(setting: Setting, metric: Metric) -> Comparison:
     """Compare the finished runs of one setting; runs that did not measure the metric are left out."""
     unmeasured = [(label, r) for label, of in setting.runs.items() for r in of if not measures(r, metric)]
-    kept = {label: [r for r in of if measures(r, metric)] for label, of in setting.runs.items()}
-    setting = replace(setting, runs={label: of for label, of in kept.items() if of})
+    measured = {label: [r for r in of if measures(r, metric)] for label, of in setting.runs.items()}
+    setting = replace(setting, runs={label: of for label, of in measured.items() if of})
     done = setting.complete()
     started = Counter(label for label, _ in setting.incomplete())
     values = {label: values_of(of, metric) for label, of in done.items()}

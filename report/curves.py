@@ -32,21 +32,25 @@ class Curve:
     complete: bool
 
 
-def curve(label: str, runs: Sequence[Run], column: str) -> Curve | None:
-    """The mean of a column over the finished runs; if none is finished, over the rounds that all started ones have.
+def runs_shown(runs: Sequence[Run], column: str) -> list[Run]:
+    """The runs that stand for a strategy: the finished ones, else those that were started.
 
     Runs that did not measure the column are left out where others did.
     """
     started = [r for r in runs if r.rounds]
     measured = [r for r in started if np.isfinite(r.values(column)).any()] or started
-    done = [r for r in measured if r.complete]
-    used = done or measured
+    return [r for r in measured if r.complete] or measured
+
+
+def curve(label: str, runs: Sequence[Run], column: str) -> Curve | None:
+    """The mean of a column over the runs shown, as far as all of them have rounds; None without any round."""
+    used = runs_shown(runs, column)
     if not used:
         return None
     length = min(len(r.rounds) for r in used)
     values = np.stack([r.values(column)[:length] for r in used])
     sd = values.std(axis=0, ddof=1) if len(used) > 1 else np.full(length, np.nan)
-    return Curve(label, used[0].n_labeled[:length], values.mean(axis=0), sd, len(used), bool(done))
+    return Curve(label, used[0].n_labeled[:length], values.mean(axis=0), sd, len(used), used[0].complete)
 
 
 def curves_of(setting: Setting, column: str) -> list[Curve]:

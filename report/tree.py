@@ -137,7 +137,7 @@ class Section:
         beats: who beats whom; None without two seeds.
         other_metrics: the other metrics and the seconds of each strategy.
         settings: settings and environment of the runs.
-        details: None where it was not asked for, or where `no_details` says why.
+        details: None where it was not requested, or where `no_details` says why.
     """
 
     title: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import os
@@ -16,9 +15,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runs.job import Ended, Job
 from utils import UserError, n_cores, warn
+
+if TYPE_CHECKING:
+    from argparse import Namespace
 
 WORKER = Path(__file__).with_name("worker.py")
 # What most runs import after their start, and workers beforehand.
@@ -197,7 +200,7 @@ def visible_gpus() -> list[str]:
     return [name.strip() for name in names[:n]] if names[0].strip() else [str(i) for i in range(n)]
 
 
-def slot_settings(args: argparse.Namespace, device: str) -> list[dict[str, str]]:
+def slot_settings(args: Namespace, device: str) -> list[dict[str, str]]:
     """The environment variables of each slot: a GPU, or a share of one, where there are GPUs, and CPU threads.
 
     Args:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runs.job import Ended, Job
 from runs.local import Worker, thread_settings, wait_for_one
 from utils import UserError, warn
+
+if TYPE_CHECKING:
+    from argparse import Namespace
 
 CODE = Path(__file__).resolve().parent.parent
 MAX_RETRIES = 2  # of a job whose machine was lost
@@ -66,7 +68,7 @@ class OnRay:
         UserError: Ray is not installed, the cluster does not answer or does not have such a device.
     """
 
-    def __init__(self, demo: Path, args: argparse.Namespace, device: str) -> None:
+    def __init__(self, demo: Path, args: Namespace, device: str) -> None:
         try:
             import ray
         except ImportError as e:

@@ -10,7 +10,7 @@ from strategies.base import Idxs, ScoreStrategy
 from strategies.kernels.bim import bim_distances
 from utils import UserError
 
-MOST_STEPS = 10_000  # of a path; more would not end on the same day
+MOST_STEPS = 10_000  # upper bound for the length of a path
 
 
 @dataclass

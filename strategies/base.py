@@ -1,4 +1,4 @@
-"""What every strategy is: a dataclass that lives for one round and answers `query(n)`."""
+"""The base of all strategies: a dataclass, made for one round, whose `query(n)` picks images."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Strategy:
         """The images to label next: n different unlabeled indices of the training set, best first. Shape (n,).
 
         Raises:
-            ValueError: n is smaller than 1 or larger than what is left.
+            ValueError: n is smaller than 1 or larger than the number of unlabeled images.
             UserError: the scores contain NaN, or the strategy cannot work with this network.
         """
         idxs = self.pool.unlabeled

@@ -20,7 +20,7 @@ class ClusterBasedSelection(Strategy):
 
     def select(self, idxs: Idxs, n: int) -> Idxs:
         """The images nearest to the centers."""
-        order = self.rng.permutation(len(idxs))  # equally near images are told apart by position: make it a draw
+        order = self.rng.permutation(len(idxs))  # ties break by position, which this makes a random draw
         x = self.learner.embeddings(self.pool.inputs[idxs])[torch.from_numpy(order).to(self.learner.device)]
         centroids, assignment = k_means(x, n, self.rng)
         nearest = nearest_members(x, centroids, assignment)

@@ -20,7 +20,7 @@ class KCenterGreedy(Strategy):
 
     def select(self, idxs: Idxs, n: int) -> Idxs:
         """The greedy cover."""
-        order = self.rng.permutation(len(idxs))  # equally far images are told apart by position: make it a draw
+        order = self.rng.permutation(len(idxs))  # ties break by position, which this makes a random draw
         x = self.learner.embeddings(self.pool.inputs[idxs])[torch.from_numpy(order).to(self.learner.device)]
         labeled = self.pool.labeled
         centers = self.learner.embeddings(self.pool.inputs[labeled]) if len(labeled) else x[:0]

@@ -1,4 +1,4 @@
-"""Uncertainty as the doubt in the most probable class."""
+"""Uncertainty as how improbable the most probable class is."""
 
 from dataclasses import dataclass
 

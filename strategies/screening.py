@@ -22,9 +22,9 @@ def screened(rough: Tensor, exact: Callable[[Tensor], Tensor], n: int) -> Tensor
     """Exact scores of all images that may be among the n highest, found without an exact score for each.
 
     The best by their rough score and a sample spread over all are scored exactly, which shows how far rough scores are
-    off. Every image that would be among the n highest if its rough score were off by twice as much is scored exactly
-    next, until none is left. So the n highest are those that exact scores of all would give, unless an image that was
-    never scored exactly is off by more than twice as much as any of the thousands that were.
+    off. Next, every image that would be among the n highest if its rough score were off by twice as much is scored
+    exactly, until none is left. So the n highest are those that exact scores of all images would give, unless an image
+    that was never scored exactly is off by more than twice as much as any of the thousands that were.
 
     Args:
         rough: a score of each image; where one is not finite, all images are scored exactly. Shape (U,).

@@ -95,7 +95,7 @@ def test_unreadable_images_stop_the_run_with_the_list_of_their_paths(beasts, aga
     data_dir, _ = beasts
     bad = damage(data_dir / "Beasts")
     for _ in range(1 + again):  # the second time from the cache
-        with pytest.raises(UserError, match=r"8 unreadable images \(--skip_unreadable goes on without them\):") as e:
+        with pytest.raises(UserError, match=r"8 unreadable images \(--skip_unreadable leaves them out\):") as e:
             load("Beasts", data_dir, SIDE)
         lines = str(e.value).split("\n")[1:]
         listed = {line.strip().split(": ")[0] for line in lines}

@@ -248,6 +248,7 @@ def test_waiting_for_a_lock_is_noted_once_and_ends_with_the_other_process(tmp_pa
 
         monkeypatch.setattr(files, "lock_file", kill_then_wait)
         with files.alone(tmp_path / "l", "busy"):
+            assert process.wait() == -signal.SIGKILL
             assert not is_free(tmp_path / "l")
     assert capsys.readouterr().err == "note: another process is busy; waiting for it\n"
     assert is_free(tmp_path / "l")
@@ -257,6 +258,13 @@ def test_a_lock_that_is_free_is_taken_without_a_word(tmp_path, capsys):
     with files.alone(tmp_path / "l", "busy"):
         assert not is_free(tmp_path / "l")
     assert capsys.readouterr().err == ""
+
+
+def test_a_lock_is_given_back_after_an_error(tmp_path):
+    with pytest.raises(ValueError, match="bug") as kept, files.alone(tmp_path / "l", "busy"):
+        raise ValueError("a bug")
+    assert is_free(tmp_path / "l")
+    assert kept.traceback  # which still refers to the lock
 
 
 @pytest.mark.parametrize("error", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])

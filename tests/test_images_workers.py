@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -29,10 +30,12 @@ def test_workers_read_what_one_process_reads(tmp_path, monkeypatch, missing):
     for path in bad:
         (tmp_path / "Many" / path).unlink()
         (tmp_path / "Many" / path).write_text("no image")
-    decode, threads = decoding.decode, set()
+    decode, threads, filters = decoding.decode, set(), set()
+    filters_before = warnings.filters[:]
 
     def first_last(path, img_size):
         threads.add(threading.current_thread())
+        filters.add(warnings.filters[0][0])
         if path.name == "0.png" and path.parts[-3:-1] == ("train", "ant"):
             time.sleep(0.5)  # the other worker has finished the rest by then
         return decode(path, img_size)
@@ -46,8 +49,10 @@ def test_workers_read_what_one_process_reads(tmp_path, monkeypatch, missing):
         load("Many", tmp_path, SIDE)
     if missing == "fork":
         assert len(threads - {threading.current_thread()}) == 2
+        assert filters == {"ignore"}
     else:
         assert threads == set()  # other processes decoded
+    assert warnings.filters == filters_before
     expected = sorted(bad, key=lambda p: (p.startswith("test"), p))
     assert [line.split("/Many/")[1].split(":")[0] for line in str(e.value).split("\n")[1:]] == expected
     loaded = load("Many", tmp_path, SIDE, skip_unreadable=True)

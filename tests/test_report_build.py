@@ -186,34 +186,34 @@ def test_a_metric_in_a_unit_is_shown_in_it(results):
 @pytest.fixture
 def extra_metric(monkeypatch):
     """A metric registered after the runs were written."""
-    metric = Metric("brier", lambda probs, labels: 0.0, "Brier score", share=False, higher_is_better=False)
-    monkeypatch.setitem(METRICS, "brier", metric)
+    metric = Metric("sharpness", lambda probs, labels: 0.0, "Sharpness", share=False, higher_is_better=False)
+    monkeypatch.setitem(METRICS, "sharpness", metric)
     return metric
 
 
 def test_a_metric_that_older_runs_lack_is_not_measured_in_tables(results, extra_metric):
     (section,) = tree_of(results).sections
-    column = section.other_metrics.header.index("final brier")
+    column = section.other_metrics.header.index("final sharpness")
     assert {line[column] for line in section.other_metrics.rows} == {"not measured"}
     tree = make_report(results, extra_metric, Path("nowhere"))
     assert (tree.sections[0].rows, tree.sections[0].charts) == ([], None)
-    assert tree.sections[0].notes[0] == "No run is finished and measured brier, so nothing can be compared."
+    assert tree.sections[0].notes[0] == "No run is finished and measured sharpness, so nothing can be compared."
 
 
 def test_a_registered_metric_is_compared_and_shown_without_any_change(tmp_path, extra_metric):
     root = three_strategies(tmp_path / "r")
     for path in root.rglob("RandomSampling/seed1-*/rounds.csv"):
         lines = [line.split(",") for line in path.read_text().splitlines()]
-        column = lines[0].index("brier")
+        column = lines[0].index("sharpness")
         path.write_text("".join(",".join(line[:column] + line[column + 1 :]) + "\n" for line in lines))
     (section,) = make_report(root, extra_metric, Path("nowhere")).sections
     assert section.table.header[3] == "AUBC [95 %]"
     assert section.table.header[5] == "gain [95 %]"
     assert [r.label for r in section.rows] == ["RandomSampling", "MarginSampling", "EntropySampling"]  # lower is better
     assert [len(r.seeds) for r in section.rows] == [4, 5, 5]
-    assert "Left out, brier not measured in every round: RandomSampling, seed 1" in section.notes[-1]
+    assert "Left out, sharpness not measured in every round: RandomSampling, seed 1" in section.notes[-1]
     (section,) = tree_of(root).sections
-    column = section.other_metrics.header.index("final brier")
+    column = section.other_metrics.header.index("final sharpness")
     cells = {line[0]: line[column] for line in section.other_metrics.rows}
     assert re.fullmatch(r"0\.\d+ \(4 of 5 seeds\)", cells["RandomSampling"])
     assert float(cells["EntropySampling"]) == pytest.approx(section.rows[0].final.mean, rel=1e-2)

@@ -33,11 +33,11 @@ def test_notes_are_saved_with_the_model(tmp_path, learner):
 def test_damaged_model_is_an_error(tmp_path):
     for content in (b"", b"nonsense", b"PK\x03\x04"):
         (tmp_path / "model.pt").write_bytes(content)
-        with pytest.raises(UserError, match=r"no model\.pt of DalMax"):
+        with pytest.raises(UserError, match=r"is not a model\.pt of DalMax"):
             read_model(tmp_path / "model.pt", CPU)
     for content in ([1, 2], {"net_name": "SmallCNN", "classes": 4}, {"net_name": ["SmallCNN"]}):
         torch.save(content, tmp_path / "model.pt")
-        with pytest.raises(UserError, match=r"no model\.pt of DalMax"):
+        with pytest.raises(UserError, match=r"is not a model\.pt of DalMax"):
             read_model(tmp_path / "model.pt", CPU)
     with pytest.raises(UserError):
         read_model(tmp_path / "missing.pt", CPU)

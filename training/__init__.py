@@ -1,1 +1,1 @@
-"""How a network is trained, recorded, asked and saved."""
+"""Training a network, and using, saving and sharing the trained one."""

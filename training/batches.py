@@ -15,7 +15,7 @@ from training.recipe import Recipe
 
 @dataclass(frozen=True)
 class Draws:
-    """All random choices of one training but its weights and dropout. T steps of B rows.
+    """All random choices of one training except initial weights and dropout. T steps of B rows.
 
     Attributes:
         order: positions among the labeled rows, 0 to L - 1. Shape (T, B).
@@ -71,7 +71,7 @@ class Batches:
 
 
 def augmented(x: Tensor, idxs: Tensor, flips: Tensor, shifts: Tensor) -> Tensor:
-    """Some images, mirrored and shifted; what a shift uncovers is filled by reflection.
+    """Some images, mirrored and shifted; pixels that a shift uncovers are filled by reflection.
 
     Args:
         x: all images, channels last. Shape (L, H, W, 3), uint8.

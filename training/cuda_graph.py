@@ -11,12 +11,12 @@ from torch import Tensor
 
 from utils import UserError
 
-EAGER_STEPS = 3  # before a step is recorded, so that every library has set itself up
+EAGER_STEPS = 3  # before a step is recorded, so that all libraries are initialised
 
 
 @cache
 def _side_queue(device: torch.device) -> torch.cuda.Stream:
-    """One cached CUDA stream per device: torch keeps memory for each one that was ever used."""
+    """One cached CUDA stream per device: torch keeps memory for each stream that was ever used."""
     return torch.cuda.Stream(device)
 
 
@@ -37,7 +37,7 @@ def side_queue(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def tuned_convolutions() -> Iterator[None]:
-    """Let cuDNN try its algorithms: worth it for the one shape of training, not for the many of queries."""
+    """Let cuDNN time its algorithms: this pays for the one batch shape of training, not for the many of queries."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
     try:
@@ -62,7 +62,9 @@ def captured(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
         raise
     except RuntimeError as e:
         cause = str(e.__context__ or e).splitlines()[0]
-        raise UserError(f"the training step cannot be recorded ({cause}); --no-cuda_graph goes without") from e
+        raise UserError(
+            f"the training step cannot be recorded ({cause}); --no-cuda_graph trains without recording"
+        ) from e
     alive = graph, step, loss  # the graph reads and writes what the step refers to: keep it from being freed
 
     def replay() -> Tensor:

@@ -30,13 +30,13 @@ class Trained(NamedTuple):
 def shared_first_round(
     path: Path, device: torch.device, train: Callable[[], Trained], content: Callable[[Trained], bytes]
 ) -> Trained:
-    """The learner in a file or, where there is none yet, a newly trained one, which is put there.
+    """Read the learner from a file; where there is none yet, train it and write the file.
 
     Processes that need the same file wait for the first of them.
 
     Args:
         path: `.round0/<key>.pt` of the results; see `first_round_key`.
-        device: where a learner from the file is put.
+        device: where to put a learner that is read.
         train: trains it.
         content: the bytes of the file, a model.pt that notes `train_seconds`.
     """
@@ -59,15 +59,15 @@ def _read(path: Path, device: torch.device) -> Trained:
     learner, content = read_model(path, device)
     seconds = content.get("train_seconds")
     if not isinstance(seconds, float):
-        raise UserError(f"{path} is no shared round 0")
+        raise UserError(f"{path} is not a shared round 0")
     return Trained(learner, seconds)
 
 
 def first_round_key(config: dict[str, Any], device: torch.device) -> str:
-    """Eight hexadecimal digits that identify all that round 0 depends on.
+    """Eight hexadecimal digits that identify everything that round 0 depends on.
 
-    That is the configuration less the settings of queries, the code, and what numbers depend on besides: versions,
-    device, number of threads.
+    That is the configuration without the settings of queries, the code, and what else changes numerical results:
+    versions, device, number of threads.
     """
     settings = {k: v for k, v in config.items() if k not in QUERY_SETTINGS}
     numerics = {k: v for k, v in environment(device).items() if k not in ("git_commit", "command")}

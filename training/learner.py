@@ -1,4 +1,4 @@
-"""A trained network, ready to be asked."""
+"""A trained network, ready to predict."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 class Learner:
-    """A trained network, ready to be asked. Its weights are frozen and it stays in evaluation mode.
+    """A trained network, ready to predict. Its weights are frozen and it stays in evaluation mode.
 
     Args:
         net: trained.
         device: where the network is; results are tensors there.
         batch_size: rows a pass; halved by itself when they do not fit into the device's memory.
-        bf16: compute embeddings in bfloat16 where the device does so fast: quicker, but its three digits rank images
-            otherwise than float32.
-        screen: let strategies rule images out by their scores in bfloat16, where the device is fast at it.
+        bf16: compute embeddings in bfloat16 where the device does so fast: quicker, but three digits rank images
+            differently from float32.
+        screen: let strategies rule images out by their scores in bfloat16, where the device computes it fast.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Learner:
         return Learner(self.net, self.device, self.batch_size, bf16, screen)
 
     def rough(self) -> Learner | None:
-        """The same network in bfloat16, to rule images out with; None where that is not wanted or no faster."""
+        """The same network in bfloat16, to rule images out with; None where that is not requested or not faster."""
         if not self.screen or self.bf16 or not has_fast_bf16(self.device):
             return None
         return self.configured(bf16=True, screen=False)
@@ -101,9 +101,9 @@ class Learner:
         return results
 
     def logits(self, x: Tensor) -> Tensor:
-        """Logits of normalised rows, for batches that shrink from call to call; gradients reach `x`. Shape (B, C).
+        """Logits of normalised rows, for batches that shrink from call to call; gradients flow to `x`. Shape (B, C).
 
-        On CUDA they are filled up to a power of two, as cuDNN prepares anew for every size that it has not met.
+        On CUDA, batches are padded to a power of two, because cuDNN sets itself up again for every new size.
         """
         if self.device.type != "cuda":
             return self.net(x)
@@ -115,7 +115,7 @@ class Learner:
             return self.net.embed(x).float()
 
     def _map_finite(self, f: Callable[[Tensor], tuple[Tensor, Tensor]], inputs: Inputs | Tensor) -> Tensor:
-        """`map`, and an error where a network is broken: a strategy that counts votes, say, would not notice NaN.
+        """`map`, and an error where outputs are not finite: a strategy that counts votes would not notice NaN.
 
         Args:
             f: returns its result (B, ...) and a sum of all that must be finite.

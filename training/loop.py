@@ -108,7 +108,7 @@ def _fit(net: Net, batches: Batches, recipe: Recipe, on_first_epoch: Callable[[f
                 if not math.isfinite(loss):
                     break
             if i == EAGER_STEPS:
-                start = time.perf_counter()  # the first steps also set things up
+                start = time.perf_counter()  # the first steps include one-time setup
             if i == max(n_epoch_steps, 20) + EAGER_STEPS:
                 step_loss.item()  # waits for the device
                 on_first_epoch((time.perf_counter() - start) / (i - EAGER_STEPS))
@@ -116,7 +116,7 @@ def _fit(net: Net, batches: Batches, recipe: Recipe, on_first_epoch: Callable[[f
 
 
 def _step(net: Net, batches: Batches, recipe: Recipe) -> Callable[[], Tensor]:
-    """One training step as a zero-argument function: all that it reads, the step's number too, is on the device.
+    """One training step as a zero-argument function. All that it reads is on the device, the step's number too.
 
     So one recording of it can be replayed for every step. Each call returns its loss.
     """
@@ -124,19 +124,19 @@ def _step(net: Net, batches: Batches, recipe: Recipe) -> Callable[[], Tensor]:
     rates = [recipe.lr * SCHEDULES[recipe.schedule](i, n_steps) for i in range(n_steps)]
     rate = torch.tensor(recipe.lr, device=device)
     schedule = torch.tensor(rates, device=device)
-    at = torch.zeros(1, dtype=torch.int64, device=device)
+    index = torch.zeros(1, dtype=torch.int64, device=device)  # of the step
     optimizer = torch.optim.SGD(
         net.parameters(), rate, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov, fused=True
     )
     bf16 = recipe.bf16 and has_fast_bf16(device)
     forward: Callable[[Tensor], Tensor] = net
     if recipe.compile:
-        torch.compiler.reset()  # it gives up after compiling for eight networks, and every round has its own
+        torch.compiler.reset()  # it stops compiling after eight networks, and every round has its own
         forward = torch.compile(net)
 
     def step() -> Tensor:
-        rows, labels = batches.at(at)
-        rate.copy_(schedule.index_select(0, at)[0])
+        rows, labels = batches.at(index)
+        rate.copy_(schedule.index_select(0, index)[0])
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
             logits = forward(net.normalize(rows))
         loss = F.cross_entropy(logits.float(), labels)
@@ -145,7 +145,7 @@ def _step(net: Net, batches: Batches, recipe: Recipe) -> Callable[[], Tensor]:
         if recipe.clip:
             nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)
         optimizer.step()
-        at.add_(1)
+        index.add_(1)
         return loss.detach()
 
     return step

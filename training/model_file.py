@@ -47,12 +47,12 @@ def read_model(path: Path | str, device: torch.device) -> tuple[Learner, dict[st
     """
     try:
         with zipfile.ZipFile(path) as records:
-            if damaged := records.testzip():  # torch reads on, whatever the checksums say
-                raise ValueError(f"{damaged} has another checksum")
+            if damaged := records.testzip():  # torch itself does not verify checksums
+                raise ValueError(f"the checksum of {damaged} does not match")
         content = torch.load(path, map_location="cpu", weights_only=True)
         shape = (3, content["img_size"], content["img_size"])
         net = NETS[content["net_name"]].build(shape, len(content["classes"]), content["dropout"], False)
         net.load_state_dict(content["state_dict"])
     except UNLOADABLE as e:
-        raise UserError(f"{path} is no model.pt of DalMax: {' '.join(str(e).split())}") from e
+        raise UserError(f"{path} is not a model.pt of DalMax: {' '.join(str(e).split())}") from e
     return Learner(net.to(device).to(memory_format=torch.channels_last), device), content

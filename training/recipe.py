@@ -21,13 +21,13 @@ class Recipe:
         momentum: of SGD.
         nesterov: Nesterov's momentum.
         weight_decay: L2 penalty on all weights.
-        clip: scale a step's gradient down to this L2 norm where it is longer; 0 never does.
+        clip: scale a step's gradient down to this L2 norm where it is longer; 0 for no clipping.
         schedule: one_cycle (up to lr over a quarter of the steps, then down to 0 on a cosine) or constant.
-        min_steps: train at least so many steps, however few the labels.
-        flip: mirror half of the images in training. Off by itself where it would change the class (Digits).
+        min_steps: train at least this many steps, however few labels there are.
+        flip: mirror half of the images in training. Off by default where it would change the class (Digits).
         translate: shift training images by up to this share of their side in both directions.
         dropout: probability before the head.
-        cuda_graph: on CUDA, record a step once and replay it: the same results within rounding, faster.
+        cuda_graph: on CUDA, record a step once and replay it: the same results up to rounding, faster.
         compile: compile the network with torch.compile, which takes a minute at first.
         bf16: compute in bfloat16 in training where the device does so fast: CUDA, CPUs with AVX512-BF16 or AMX.
     """
@@ -68,7 +68,7 @@ class Recipe:
                 raise UserError(f"--{name} {getattr(self, name)}: must be {allowed}")
 
     def n_steps(self, n_labeled: int) -> int:
-        """Steps of one training on so many images."""
+        """Steps of one training on this many labeled images."""
         return max(self.min_steps, math.ceil(self.n_epoch * n_labeled / self.batch_size))
 
 
@@ -84,6 +84,6 @@ SCHEDULES: dict[str, Callable[[int, int], float]] = {"one_cycle": one_cycle, "co
 
 
 def default_recipe(net_name: str, pretrained: bool) -> Recipe:
-    """The recipe that suits a network of NETS; pretrained weights want smaller steps."""
+    """The recipe that suits a network of NETS; pretrained weights need smaller steps."""
     recipe = Recipe(**NETS[net_name].recipe)
     return replace(recipe, lr=0.2 * recipe.lr) if pretrained else recipe

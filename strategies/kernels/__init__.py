@@ -1,1 +1,1 @@
-"""What several strategies compute with: pure functions of tensors."""
+"""The computations of the strategies: pure functions of tensors."""

@@ -26,7 +26,7 @@ def bim_distances(
     Cost: per step one forward and one backward pass of the images whose class has not changed.
 
     Args:
-        forward: float32 images to logits (B, C); each image's depend on that image alone, weights ask for no gradient.
+        forward: float32 images to logits (B, C); each image's depend on that image alone; weights require no gradient.
         x: Shape (B, ...).
         step: of every pixel, in the units of `x`.
         bound: no pixel is changed by more.
@@ -87,7 +87,7 @@ def _boundary(
         middle = _crossing(low, high, below, above)
         at_middle = _lead(forward(torch.lerp(inside, outside, per_image(middle, inside))), y)
         over = at_middle > 0
-        # an end that stays twice counts half, or it would stay for good
+        # the value at an end that stays twice is halved, or that end would never move
         below = torch.where(over, torch.where(last > 0, (below / 2).clamp_max(-least), below), at_middle)
         above = torch.where(over, at_middle, torch.where(last < 0, (above / 2).clamp_min(least), above))
         low, high = torch.where(over, low, middle), torch.where(over, middle, high)

@@ -38,7 +38,7 @@ def sample_d2(
         first: the first pick.
         n: how many in all, 1 <= n <= U.
         rng: proposes and accepts.
-        device: where `distances` wants its positions.
+        device: where `distances` expects its positions.
 
     Returns:
         Positions in order of picking, all different. Shape (n,).
@@ -74,10 +74,10 @@ def sample_d2(
 
 
 def _accepted(stale: NDArray[np.float32], pairs: NDArray[np.float32], uniform: NDArray[np.float64]) -> list[int]:
-    """Which proposals stand, each judged by its distance to those that stood before it; the first always does.
+    """Which proposals to accept, each by its distance to those accepted before it; the first always is.
 
     Args:
-        stale: D² that they were proposed by. Shape (B,).
+        stale: D² by which they were proposed. Shape (B,).
         pairs: squared distances among them. Shape (B, B).
         uniform: draws from [0, 1). Shape (B,).
     """

@@ -25,10 +25,11 @@ def deepfool_distances(
     x + (1 + overshoot) r in every step, not only in the last, so that no image stalls on the boundary; the n_top most
     probable other classes stand for all in the first step, and the 3 nearest of these in later ones. On a network for
     CIFAR-10, 6 and 3 rank as all 9 do (Spearman 0.9999), and take no more time than 5 and 5 (0.9993).
-    Cost: per step one forward pass with n_top or 3 backward passes, and one that looks whether the class changed.
+    Cost: per step one forward pass with n_top or 3 backward passes, and one forward pass that checks whether the class
+        changed.
 
     Args:
-        forward: float32 images to logits (B, C); each image's depend on that image alone, weights ask for no gradient.
+        forward: float32 images to logits (B, C); each image's depend on that image alone; weights require no gradient.
         x: Shape (B, ...).
         n_top: how many other classes are tried, by their logits at the start; None or C - 1 means all, in every step.
         overshoot: how far beyond the linear boundary to step, as a share.

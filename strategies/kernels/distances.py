@@ -10,14 +10,14 @@ from torch import Tensor
 from utils import UserError
 
 NOT_FINITE = "the network's embeddings are not finite: the training diverged; try a smaller --lr"
-BLOCK = 2**22  # distances held at once: 16 MB, of which a cache has some use
+BLOCK = 2**22  # distances held at once: 16 MB, of which a CPU cache holds a useful part
 
 
 def row_blocks(n_rows: int, n_columns: int) -> list[slice]:
     """Cut rows into runs whose distances to all columns are at most BLOCK numbers.
 
-    Write what is kept of a block into one tensor made before: small results kept between large temporaries fragment
-    the memory (4 GB more at 1,000,000 rows).
+    Write the results of the blocks into one preallocated tensor: small results between large temporaries fragment the
+    memory (4 GB more at 1,000,000 rows).
     """
     step = max(1, BLOCK // max(1, n_columns))
     return [slice(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]
@@ -26,7 +26,7 @@ def row_blocks(n_rows: int, n_columns: int) -> list[slice]:
 def rounding(n_features: int) -> float:
     """How far |x|² + |y|² - 2 x·y may be off in float32, as a share of |x|² + |y|².
 
-    Errors of a dot product grow as sqrt(D) in practice; the largest seen was a quarter of this (D from 1 to 4096).
+    Errors of a dot product grow as sqrt(D) in practice; the largest observed was a quarter of this (D from 1 to 4096).
     """
     return 2 * (2 + math.sqrt(n_features)) * torch.finfo(torch.float32).eps
 

@@ -7,22 +7,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from strategies.base import Idxs
 from strategies.kernels.distances import NOT_FINITE, centered, rounding, row_blocks, sq_norms
 from utils import UserError
 
 Floats = NDArray[np.float64]
+Positions = NDArray[np.int64]
 BLOCK_ROWS = 512  # candidates measured in float64 between two passes over the pool
 STRIDE = 4  # every 4th center gives the first bounds; all of them only measure the candidates (2 times faster than 1)
 
 
-def k_center_greedy(x: Tensor, centers: Tensor, n: int) -> Idxs:
+def k_center_greedy(x: Tensor, centers: Tensor, n: int) -> Positions:
     """Pick rows of `x` one by one, each the farthest from all centers and picks so far.
 
     Float32 products with some of the centers give every row an upper bound of its distance. Only the rows with the
     largest bounds are measured in float64, and picked from while the farthest of them beats the bounds of all others;
-    then one product with these picks lowers all bounds. The picks are those of the plain loop in float64; equally far
-    rows come in a fixed order of their own.
+    then one product with these picks lowers all bounds. The picks are those of the plain loop in float64, except
+    that ties may break differently.
     Without centers the first pick is the row farthest from the mean.
 
     Source: Sener, Savarese, ICLR 2018, algorithm 1. Deviation: squared distances; the order is the same.
@@ -55,7 +55,7 @@ def k_center_greedy(x: Tensor, centers: Tensor, n: int) -> Idxs:
         near_centers = near[picks]
     upper = _upper_bounds(near, sq, near_centers[::STRIDE])  # of the squared distance to centers and picks
     upper[picks] = -1
-    from_centers = np.full(len(x), np.nan)  # exact squared distance to the centers, where it was asked for
+    from_centers = np.full(len(x), np.nan)  # exact squared distance to the centers, where computed
     while len(picks) < n:
         block, bound = _largest(upper, BLOCK_ROWS)
         new = block[np.isnan(from_centers[block])]
@@ -70,7 +70,7 @@ def k_center_greedy(x: Tensor, centers: Tensor, n: int) -> Idxs:
     return np.array(picks)
 
 
-def _largest(upper: Floats, size: int) -> tuple[Idxs, float]:
+def _largest(upper: Floats, size: int) -> tuple[Positions, float]:
     """Positions of the largest bounds, and the largest of the others."""
     if len(upper) <= size:
         return np.arange(len(upper)), -np.inf
@@ -82,7 +82,7 @@ def _greedy(now: Floats, pairs: Floats, bound: float, n: int) -> tuple[list[int]
     """Pick the farthest of a block while it is at least as far as anything outside.
 
     Args:
-        now: squared distance to all that is covered, -1 for what is picked. Shape (B,).
+        now: squared distance to the nearest center or pick, -1 for rows picked already. Shape (B,).
         pairs: squared distances in the block. Shape (B, B).
         bound: no row outside the block is farther.
         n: how many at most.
@@ -97,12 +97,12 @@ def _greedy(now: Floats, pairs: Floats, bound: float, n: int) -> tuple[list[int]
             break
         chosen.append(i)
         now = np.minimum(now, pairs[i])
-        now[i] = -1  # not 0: a duplicate of a pick has 0 and is still to be had
+        now[i] = -1  # not 0: a duplicate of a pick has distance 0 and can still be picked
     return chosen, now
 
 
 def _upper_bounds(x: Tensor, x_sq: Tensor, centers: Tensor) -> Floats:
-    """No less than the squared distance of each row to its nearest center, whatever float32 did. Shape (U,)."""
+    """An upper bound of each row's squared distance to its nearest center, rounding included. Shape (U,)."""
     up = 1 + rounding(x.shape[1])
     c_sq = sq_norms(centers) * up
     upper = x_sq * up

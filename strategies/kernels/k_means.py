@@ -33,7 +33,7 @@ def k_means(
         rng: draws the seeds.
         max_iter: iterations at most.
         tol: stop when the sum of squared distances falls by less than this share in an iteration. With both defaults
-            the sum ends within 0.3 % of scikit-learn's that runs to its end (see benchmarks/selection.py).
+            the sum ends within 0.3 % of scikit-learn's at convergence (see benchmarks/selection.py).
 
     Returns:
         The mean of each cluster (k, D), and the cluster of each row (U,), int64.

@@ -63,8 +63,6 @@ def serve(lines: IO[bytes], answers: int, demo_main: Callable[[], int], demo_pat
     gc.freeze()  # the children's garbage collector leaves alone what they share with this process
     lifeline, held_open = os.pipe()  # closes with this process
     for line in lines:
-        if is_closed(lines):
-            break
         with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
             child = os.fork()  # OpenBLAS may have started threads, and stops them before a fork
         if child == 0:
@@ -91,18 +89,13 @@ def leave() -> None:
         os._exit(returned[0])
 
 
-def is_closed(lines: IO[bytes], seconds: float = 0) -> bool:
-    """Whether stdin has closed, after waiting so long: it is readable for no other reason between line and answer."""
-    return bool(select.select([lines], [], [], seconds)[0])
-
-
 def wait(child: int, lines: IO[bytes]) -> int | None:
     """Wait for a run to end. Returns its exit code, negative for a signal; None if the sweep is gone: it is killed."""
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             return os.waitstatus_to_exitcode(status)
-        if is_closed(lines, POLL_SECONDS):
+        if select.select([lines], [], [], POLL_SECONDS)[0]:  # closed: nothing is sent between a line and its answer
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             return None

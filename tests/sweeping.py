@@ -72,9 +72,10 @@ def main():
 
 # A demo.py that does what its flags tell it: Python statements.
 OBEDIENT = """
-import json, os, random, sys, time
+import atexit, json, os, random, sys, time
 print("to stdout, at import")
-imported_by, n_runs = os.getpid(), 0
+n_runs, at_exit = 0, []
+atexit.register(lambda: print(*at_exit, file=sys.stderr))
 
 def record(path, **values):
     with open(path, "w") as f:
@@ -171,6 +172,7 @@ def stand_in(tmp_path, monkeypatch):
 def obedient(tmp_path, monkeypatch):
     """The path of such a demo.py."""
     monkeypatch.setattr(local, "IMPORTED_LATE", ())
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     (tmp_path / "code").mkdir()
     path = tmp_path / "code" / "demo.py"
     path.write_text(OBEDIENT)
@@ -195,6 +197,7 @@ def in_own_process(words, demo, imported_late, err, environment):
     """A sweep in a process of its own."""
     import sweep
 
+    os.setpgid(0, 0)  # a job of its own, as a shell makes it
     os.environ.clear()
     os.environ.update(environment)
     sys.stderr = open(err, "w")  # noqa: SIM115

@@ -261,10 +261,9 @@ def test_a_lock_that_is_free_is_taken_without_a_word(tmp_path, capsys):
 
 
 def test_a_lock_is_given_back_after_an_error(tmp_path):
-    with pytest.raises(ValueError, match="bug") as kept, files.alone(tmp_path / "l", "busy"):
+    with pytest.raises(ValueError, match="bug"), files.alone(tmp_path / "l", "busy"):
         raise ValueError("a bug")
     assert is_free(tmp_path / "l")
-    assert kept.traceback  # which still refers to the lock
 
 
 @pytest.mark.parametrize("error", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])

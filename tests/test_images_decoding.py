@@ -8,7 +8,7 @@ from image_folders import SIDE, noise, paint
 from PIL import Image
 
 from images import decoding
-from images.decoding import UNREADABLE, decode, try_decode
+from images.decoding import UNREADABLE, decode, square_images, try_decode
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF"])
@@ -238,3 +238,11 @@ def test_reason_for_an_unreadable_image_is_one_line_without_its_path(tmp_path, m
 
         monkeypatch.setattr(decoding, "to_square", fail)
         assert try_decode(tmp_path / "good.png", SIDE) == reason
+
+
+@pytest.mark.parametrize("shape", [(16, 13), (16, 13, 3), (SIDE, SIDE), (SIDE, SIDE, 3)])
+def test_images_in_memory_become_what_their_files_show(tmp_path, shape):
+    images = np.stack([noise(20, *shape), noise(21, *shape)])
+    for image, expected in zip(images, square_images(images, SIDE), strict=True):
+        paint(tmp_path / "a.png", image)
+        assert (shown(tmp_path / "a.png") == expected).all()

@@ -237,6 +237,24 @@ def test_environment_keeps_earlier_starts(tmp_path):
     assert found == {"start": 2, "earlier": [{"start": 0}, {"start": 1}]}
 
 
+def test_number_of_rounds_requested_last_is_recorded(finished, tmp_path):
+    path = finished / "environment.json"
+    run = RunFolder(tmp_path / "done", CONFIG)
+    run.write_environment({"python": "3", "n_round": 3})
+    before = path.read_bytes()
+    run.write_n_round(3)
+    assert path.read_bytes() == before
+    run.write_n_round(2)
+    assert json.loads(path.read_text()) == {**json.loads(before), "n_round": 2}
+    for content in (None, "{"):  # without it, all 4 rounds are taken as requested
+        path.write_text(content) if content else path.unlink()
+        run.write_n_round(3)
+        assert not path.exists() if content is None else path.read_text() == content
+        run.write_n_round(2)
+        assert json.loads(path.read_text()) == {"n_round": 2}
+    run.close()
+
+
 def test_environment_cut_at_any_byte_or_of_another_kind_is_found_and_replaced(finished, tmp_path, capsys):
     path = finished / "environment.json"
     whole = path.read_bytes()
@@ -263,10 +281,11 @@ def test_run_in_use_by_another_process_is_refused_until_it_is_killed(tmp_path):
 def test_run_refused_or_closed_gives_its_lock_back(finished, tmp_path):
     content = (finished / "config.json").read_bytes()
     (finished / "config.json").write_text("{")
-    with pytest.raises(UserError, match="damaged"):
+    with pytest.raises(UserError, match="damaged") as refusal:
         RunFolder(tmp_path / "done", CONFIG)
     (finished / "config.json").write_bytes(content)
     first = RunFolder(tmp_path / "done", CONFIG)
+    assert refusal.traceback  # which still refers to the folder that was refused
     with pytest.raises(UserError, match="in use"):
         RunFolder(tmp_path / "done", CONFIG)
     first.close()

@@ -67,7 +67,8 @@ def test_a_run_has_no_files_of_the_sweep(worker, tmp_path):
         ("sys.exit('a message')", 1, "a message"),
         ("print('one\\ntwo\\n\\nthree\\nfour', file=sys.stderr)", 0, "two\nthree\nfour"),
         ("os._exit(6)", 6, ""),
-        ("import atexit; atexit.register(print, 'at exit', file=sys.stderr); code = 7", 7, "at exit"),
+        ("at_exit.append('at exit, by demo'); code = 7", 7, "at exit, by demo"),
+        ("atexit.register(print, 'at exit, by the run', file=sys.stderr)", 0, "at exit, by the run"),
         ("import threading; threading.Timer(0.2, print, ['late'], {'file': sys.stderr}).start()", 0, "late"),
         ("sys.stderr.write('no newline')", 0, "no newline"),
         ("os.kill(os.getpid(), 9)", -9, "killed by SIGKILL: is the memory full?"),
@@ -90,6 +91,12 @@ def test_a_run_ends_as_in_a_process_of_its_own(obedient, tmp_path, monkeypatch, 
         assert do(worker, "") == (0, "")  # nothing of the run before
     wait_until(lambda: worker.is_usable() == fork)
     worker.close()
+
+
+def test_a_run_leaves_the_cleanup_of_its_memory_to_the_system(worker):
+    farewell = "type('Farewell', (), {'__del__': lambda self: os.write(2, b'cleaned up')})()"
+    assert do(worker, f"sys.modules['farewell'] = {farewell}") == (0, "")
+    assert "cleaned up" in do(worker, f"sys.modules['farewell'] = {farewell}", "sys.exit(3)")[1]
 
 
 def job(*statements):
@@ -177,6 +184,25 @@ def test_a_killed_worker_takes_its_run_along_and_is_replaced(engine, tmp_path):
         assert last_lines.startswith(f"killed by {signal.Signals(signal_number).name}")
         wait_until(lambda child=child: not is_alive(child), seconds=10)
     assert do_job(engine, "pass") == (0, "")
+
+
+def test_a_worker_that_dies_before_its_run_starts_is_a_failed_run(obedient, tmp_path):
+    worker = Worker(obedient, {}, str(tmp_path))
+    assert do(worker, "") == (0, "")
+    os.kill(worker._process.pid, signal.SIGKILL)
+    wait_until(lambda: not is_alive(worker._process.pid))
+    code, last_lines = do(worker, "")
+    assert (code, last_lines) == (-9, "killed by SIGKILL: is the memory full?")
+    worker.close()
+
+
+def test_ctrl_c_in_a_terminal_does_not_end_a_worker(engine, tmp_path):
+    child, worker = started(engine, tmp_path / "pids.json")
+    os.kill(worker, signal.SIGINT)
+    assert engine.ended(0.1) == []
+    os.kill(child, signal.SIGINT)
+    assert wait_for(lambda: engine.ended(1) or None)[0].code == -2
+    assert pids(engine, tmp_path)[1] == worker
 
 
 def test_a_killed_run_leaves_its_worker(engine, tmp_path):

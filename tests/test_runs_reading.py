@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -162,6 +163,12 @@ def test_a_metric_without_a_column_was_not_measured(tmp_path, monkeypatch):
     assert np.isnan(run.values("novelty")).all()
     assert len(run.values("novelty")) == 4
     assert run.complete
+
+
+def test_a_round_without_a_metric_did_not_measure_it():
+    run = reading.Run(Path("nowhere"), {}, {}, [Round(0, 10, {"nll": 0.5}), Round(1, 20, {"nll": 0.4, "ece": 0.1})])
+    assert run.values("nll").tolist() == [0.5, 0.4]
+    assert run.values("ece").tolist() == pytest.approx([math.nan, 0.1], nan_ok=True)
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -158,6 +158,16 @@ def test_finished_is_what_demo_calls_finished(words, n_query, capsys):
     assert len(read_run(job.folder).rounds) == min(4, 1 + -(-30 // int(n_query)))
 
 
+def test_without_an_environment_json_all_rounds_count_as_requested(words):
+    (job,) = all_jobs([*words, "--strategy_name", "RandomSampling", "--seed", "1"])
+    demo.main(list(job.flags))
+    (job.folder / "environment.json").unlink()
+    (less,) = all_jobs([*words, "--strategy_name", "RandomSampling", "--seed", "1", "--n_round", "1"])
+    assert (is_finished(job), is_finished(less)) == (True, False)
+    demo.main(list(less.flags))
+    assert (is_finished(job), is_finished(less)) == (False, True)
+
+
 @pytest.mark.parametrize("damage", ["torn", "row", "empty", "gone", "picks", "picks gone", "bytes"])
 def test_a_damaged_run_is_not_finished(words, damage):
     (job,) = all_jobs([*words, "--strategy_name", "RandomSampling", "--seed", "1"])

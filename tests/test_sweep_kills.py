@@ -12,12 +12,16 @@ import sweep
 from runs.job import is_finished
 
 
-def test_ctrl_c_ends_everything_with_one_line(words, stand_in, monkeypatch, start_sweep, tmp_path):
+@pytest.mark.parametrize("whole_group", [True, False])
+def test_ctrl_c_ends_everything_with_one_line(words, stand_in, monkeypatch, start_sweep, tmp_path, whole_group):
     stand_in.expect(words)
     monkeypatch.setenv("STAND_IN_SECONDS", "1000")
     process = start_sweep([*words, "--jobs", "2"])
     wait_until(lambda: len(stand_in.pids()) == 2)
-    os.kill(process.pid, signal.SIGINT)
+    if whole_group:
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    else:
+        os.kill(process.pid, signal.SIGINT)
     process.join()
     assert process.exitcode == 130
     assert not any(map(is_alive, stand_in.pids() + stand_in.workers()))
@@ -49,17 +53,18 @@ def test_killed_at_random_moments_a_sweep_ends_with_the_same_files(
         stand_in.forget()
         process = start_sweep([*words, "--jobs", "2"])
         wait_until(lambda process=process: stand_in.workers() or not process.is_alive())
-        time.sleep(rng.uniform(0, 0.2))
-        pids = {"sweep": [process.pid], "worker": stand_in.workers()[-2:], "run": stand_in.pids()[-2:]}
-        for victim in rng.sample(victims, len(victims)):
-            for pid in pids[victim]:
-                if is_alive(pid):
-                    os.kill(pid, signal.SIGKILL)
+        for _ in range(rng.randint(1, 6)):
+            time.sleep(rng.uniform(0, 0.15))
+            pids = {"sweep": [process.pid], "worker": stand_in.workers()[-2:], "run": stand_in.pids()[-2:]}
+            for victim in rng.sample(victims, len(victims)):
+                for pid in pids[victim]:
+                    if is_alive(pid):
+                        os.kill(pid, signal.SIGKILL)
         process.join(60)
         assert process.exitcode in ((0, -9) if "sweep" in victims else (0, 1))
         n_disturbed += process.exitcode != 0
         wait_until(lambda: not any(map(is_alive, stand_in.pids() + stand_in.workers())), seconds=10)
-    assert n_disturbed >= 2
+    assert n_disturbed >= 1
     monkeypatch.delenv("STAND_IN_SECONDS")
     assert sweep.main([*words, "--jobs", "2"]) == 0
     assert csv_files(tmp_path / "results") == csv_files(tmp_path / "whole")

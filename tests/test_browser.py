@@ -80,7 +80,8 @@ def test_a_defect_of_dark_pages_alone_is_found(look):
 
 def test_a_served_page_is_driven_by_keys_and_touch(chromium, tmp_path):
     (tmp_path / "page.html").write_text(
-        "<link rel=icon href=data:,><script src=own.js></script><button onclick='pressed.push(event.pointerType)'>press</button>"
+        "<link rel=icon href=data:,><script src=own.js></script>"
+        "<button onclick='pressed.push(event.pointerType)'>press</button>"
     )
     (tmp_path / "own.js").write_text("let pressed = []; addEventListener('keydown', e => pressed.push(e.key))")
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)

@@ -247,9 +247,9 @@ def one_round(e: Experiment, run: RunFolder, pool: Pool, test: Inputs, round: in
     picks = np.empty(0, np.int64)
     n = min(c["n_query"], len(pool.unlabeled))
     if round < e.n_round and n:
-        asked = learner.configured(c["score_bf16"], c["screen"])  # for the query alone: metrics are of float32
+        query_learner = learner.configured(c["score_bf16"], c["screen"])  # for the query alone: metrics are of float32
         rng = stream(c["seed"], "query", round)
-        picks = e.strategy(pool, asked, rng, **e.strategy_args).query(n)
+        picks = e.strategy(pool, query_learner, rng, **e.strategy_args).query(n)
     query_seconds = time.perf_counter() - measured if len(picks) else 0.0
     result = Round(round, n_labeled, metrics, train_seconds, measured - start, query_seconds)
     write_results(e, run, learner, probs)

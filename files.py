@@ -121,7 +121,7 @@ def read_csv(path: Path, required: Sequence[str]) -> Table:
     try:
         lines = list(csv.reader(io.StringIO(text, newline=""), strict=not torn))
     except csv.Error as e:
-        raise UserError(f"{path} is damaged ({e}); repair it or move its folder away to start anew") from e
+        raise UserError(f"{path} is damaged ({e}); repair it or move its folder away to start over") from e
     lines = lines[:-1] if torn else lines
     if not lines:
         return Table((), [])
@@ -134,7 +134,7 @@ def read_csv(path: Path, required: Sequence[str]) -> Table:
         rows.pop()
     for i, row in enumerate(rows):
         if len(row) != len(header):
-            raise UserError(f"{path} is damaged in line {i + 2}; repair it or move its folder away to start anew")
+            raise UserError(f"{path} is damaged in line {i + 2}; repair it or move its folder away to start over")
     return Table(tuple(header), rows)
 
 

@@ -66,7 +66,7 @@ class PerImage(Dataset[tuple[Tensor, int]]):
 
 
 def per_image_train(net: Net, dataset: PerImage, recipe: Recipe) -> Learner:
-    """The loop of DeepAL: a DataLoader with one worker, started anew every epoch."""
+    """The loop of DeepAL: a DataLoader with one worker, restarted every epoch."""
     optimizer = torch.optim.SGD(net.parameters(), recipe.lr, recipe.momentum)
     loader = DataLoader(dataset, recipe.batch_size, shuffle=True, num_workers=1)
     net.train()

@@ -33,8 +33,8 @@ from utils import UserError, warn
 class RunFolder:
     """The files of one run, `root/<dataset>/<strategy>/seed<seed>-<hash8>/`, held by this process alone.
 
-    Opening it drops what a killed process left half written; `commit` adds a round for good. Text that is committed
-    is never formatted anew, and columns that this version does not know are kept.
+    Opening it drops what a killed process left half written; `commit` adds a round permanently. Text that is committed
+    is never reformatted, and columns that this version does not know are kept.
 
     Args:
         root: folder of all results.
@@ -72,7 +72,7 @@ class RunFolder:
         old = read_config(self.folder)
         if old is None:
             if any(self.folder.glob("*.csv")):
-                raise UserError(f"{self.folder} has results but no {CONFIG}; move the folder away to start anew")
+                raise UserError(f"{self.folder} has results but no {CONFIG}; move the folder away to start over")
             write_atomic(self.folder / CONFIG, json_text(self.config))
         elif old != self.config:
             differ = sorted(k for k in {*old, *self.config} if old.get(k) != self.config.get(k))
@@ -137,7 +137,7 @@ class RunFolder:
     def write_environment(self, environment: dict[str, Any]) -> None:
         """Record this start in environment.json; earlier starts are kept under "earlier"."""
         path = self.folder / ENVIRONMENT
-        last = read_environment(self.folder, lambda _: warn(f"{path} was damaged and is written anew"))
+        last = read_environment(self.folder, lambda _: warn(f"{path} was damaged and is rewritten"))
         earlier = last.pop("earlier", [])
         self.write(ENVIRONMENT, json_text({**environment, "earlier": [*earlier, *([last] if last else [])]}))
 

@@ -224,7 +224,7 @@ def read_config(folder: Path) -> dict[str, Any] | None:
     Raises:
         UserError: the file is damaged or cannot be read.
     """
-    return _read_json(folder / CONFIG, "repair it or move its folder away to start anew")
+    return _read_json(folder / CONFIG, "repair it or move its folder away to start over")
 
 
 def read_environment(folder: Path, report: Callable[[str], None] = warn) -> dict[str, Any]:

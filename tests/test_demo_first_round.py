@@ -80,7 +80,7 @@ def test_a_screened_run_picks_what_a_plain_one_picks(run, monkeypatch):
         lambda content: content.update(classes=5),
     ],
 )
-def test_a_shared_round_0_with_other_content_is_trained_anew(run, tmp_path, monkeypatch, capsys, damage):
+def test_a_shared_round_0_with_other_content_is_trained_again(run, tmp_path, monkeypatch, capsys, damage):
     """The first is a flipped bit: the archive's checksums tell, but torch does not look at them."""
     run(n_round=0)
     (shared,) = (tmp_path / "results" / ".round0").glob("*.pt")
@@ -95,7 +95,7 @@ def test_a_shared_round_0_with_other_content_is_trained_anew(run, tmp_path, monk
     trained = count_trainings(monkeypatch)
     run(n_round=0, strategy_name="EntropySampling")
     assert trained == [6]
-    assert "training round 0 anew" in capsys.readouterr().err
+    assert "training round 0 again" in capsys.readouterr().err
 
 
 def test_a_run_that_could_never_need_so_many_rounds_starts_at_once(run):
@@ -121,7 +121,7 @@ def test_other_code_does_not_share_round_0(run, tmp_path, monkeypatch, name):
     assert trained == [6]
 
 
-def test_a_damaged_shared_round_0_is_trained_anew(run, tmp_path, monkeypatch):
+def test_a_damaged_shared_round_0_is_trained_again(run, tmp_path, monkeypatch):
     _, whole = run(n_round=1)
     (shared,) = (tmp_path / "results" / ".round0").glob("*.pt")
     shared.write_bytes(shared.read_bytes()[:1000])

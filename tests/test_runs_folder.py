@@ -263,7 +263,7 @@ def test_environment_cut_at_any_byte_or_of_another_kind_is_found_and_replaced(fi
         path.write_bytes(content)
         run.write_environment({"python": "3"})
         assert json.loads(path.read_text())["python"] == "3"
-        assert "environment.json was damaged and is written anew" in capsys.readouterr().err
+        assert "environment.json was damaged and is rewritten" in capsys.readouterr().err
     run.close()
 
 

@@ -50,7 +50,7 @@ def new_metric(monkeypatch):
 
 
 def rewrite(path, change):
-    """Write a CSV file anew after `change` of its lines of cells."""
+    """Write a CSV file again after `change` of its lines of cells."""
     lines = list(csv.reader(path.read_text("utf-8", errors="surrogateescape").splitlines()))
     path.write_text("".join(",".join(line) + "\n" for line in change(lines)))
 
@@ -224,7 +224,7 @@ def _read(round):
     return replace(round, metrics={m: float(np.round(v, 6)) for m, v in round.metrics.items()})
 
 
-def test_committed_text_is_not_formatted_anew(tmp_path):
+def test_committed_text_is_not_reformatted(tmp_path):
     run = RunFolder(tmp_path, CONFIG)
     run.commit(ROUNDS[0], PICKS[0])
     run.close()

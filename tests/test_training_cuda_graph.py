@@ -73,7 +73,7 @@ def test_a_training_recorded_as_a_graph_is_the_eager_one_within_rounding(pool):
 
 @pytest.mark.gpu
 @ON_GPU
-def test_a_recorded_training_drops_out_anew_at_every_step(pool):
+def test_a_recorded_training_drops_out_differently_at_every_step(pool):
     device = torch.device("cuda", 0)
     recipe = replace(small.RECIPE, min_steps=20, bf16=False, dropout=0.5)
     graph, again, eager = (

@@ -15,7 +15,7 @@ from training.model_file import read_model
 from utils import UserError, environment, warn
 
 ROOT = Path(__file__).resolve().parent.parent
-# Files and folders whose code round 0 depends on: after a change to any of them it is trained anew.
+# Files and folders whose code round 0 depends on: after a change to any of them it is trained again.
 CODE = ("demo.py", "utils.py", "data.py", "nets.py", "images", "training")
 QUERY_SETTINGS = ("strategy_name", "strategy_args", "n_query", "score_bf16", "screen")  # no part in round 0
 
@@ -49,7 +49,7 @@ def shared_first_round(
             try:
                 return _read(path, device)
             except UserError as damage:
-                warn(f"{damage}; training round 0 anew")
+                warn(f"{damage}; training round 0 again")
         trained = train()
         write_atomic(path, content(trained))
         return trained

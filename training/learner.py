@@ -186,8 +186,8 @@ class Learner:
         if not self.has_dropout:
             raise UserError("dropout passes need a network with dropout; this one was trained with --dropout 0")
         n_classes, n_features = head.weight.shape
-        kept = torch.from_numpy(rng.random((n_drop, n_features)) >= p).to(self.device)
-        weights = head.weight * kept[:, None] / (1 - p)  # (K, C, D)
+        mask = torch.from_numpy(rng.random((n_drop, n_features)) >= p).to(self.device)
+        weights = head.weight * mask[:, None] / (1 - p)  # (K, C, D)
 
         def passes(x: Tensor) -> tuple[Tensor, Tensor]:
             h = self._embed(x)

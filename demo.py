@@ -93,9 +93,11 @@ class Experiment:
             net.set_pixel_stats(self.data.mean, self.data.std)
         return net
 
-    def model_bytes(self, learner: Learner, **notes: float) -> bytes:
-        """The content of a model.pt."""
-        return model_bytes(learner, self.config["net_name"], self.data.classes, self.config["img_size"], **notes)
+    @property
+    def model_facts(self) -> dict[str, Any]:
+        """What a model.pt says about its network."""
+        c = self.config
+        return {"net_name": c["net_name"], "classes": self.data.classes, "img_size": c["img_size"]}
 
     def first_labels(self) -> Idxs:
         """The images labeled before round 0: a draw that depends on the seed and the size of the pool alone."""
@@ -133,6 +135,7 @@ def experiment(args: argparse.Namespace, load: Callable[..., ImageData] = load) 
     if not data.flip and "flip" not in given:
         recipe = replace(recipe, flip=False)
     check_budget(args, len(data.train))
+    recipe.check_size(len(data.train))
     config = {
         "dataset_name": args.dataset_name,
         "strategy_name": strategy.__name__,
@@ -211,7 +214,7 @@ def write_results(e: Experiment, run: RunFolder, learner: Learner, probs: Tensor
     run.write("predictions.csv", predictions_text(classes, test.paths, test.labels, predicted, confidence))
     counts = confusion_matrix(predicted, test.labels, len(classes))
     run.write("confusion_matrix.csv", confusion_text(classes, counts))
-    run.write("model.pt", e.model_bytes(learner))
+    run.write("model.pt", model_bytes(learner, **e.model_facts))
 
 
 def trained(e: Experiment, pool: Pool, round: int, estimate: Callable[[float], None]) -> Trained:
@@ -225,7 +228,7 @@ def trained(e: Experiment, pool: Pool, round: int, estimate: Callable[[float], N
     if round > 0:
         return train_now()
     path = e.results_dir / ".round0" / f"{first_round_key(e.config, e.device)}.pt"
-    return shared_first_round(path, e.device, train_now, lambda t: e.model_bytes(t.learner, train_seconds=t.seconds))
+    return shared_first_round(path, e.device, train_now, e.model_facts)
 
 
 def one_round(e: Experiment, run: RunFolder, pool: Pool, test: Inputs, round: int, announce: bool) -> Round:
@@ -242,6 +245,8 @@ def one_round(e: Experiment, run: RunFolder, pool: Pool, test: Inputs, round: in
     learner, train_seconds = trained(e, pool, round, estimate)
     start = time.perf_counter()
     probs = learner.probs(test)
+    if not probs.isfinite().all():
+        raise UserError(f"the training diverged (probabilities are not finite) with --lr {e.recipe.lr}; lower it")
     metrics = {m.name: m.function(probs.cpu().numpy(), e.data.test.labels) for m in METRICS.values()}
     measured = time.perf_counter()
     picks = np.empty(0, np.int64)

@@ -161,7 +161,7 @@ def bim(net, x, step, bound, n_search):
 
 
 class Frozen(nn.Module):
-    """A body and a head with fixed random weights, as a Learner holds them; it counts what it is asked."""
+    """A body and a head with fixed random weights, as a Learner holds them; it counts calls and images."""
 
     def __init__(self, body, head):
         super().__init__()

@@ -1,3 +1,5 @@
+"""BADGE against gradients that are written out."""
+
 import numpy as np
 import pytest
 import reference_kernels as reference

@@ -1,3 +1,5 @@
+"""Distances to the decision boundary, by DeepFool and the basic iterative method, against one image at a time."""
+
 import numpy as np
 import pytest
 import reference_kernels as reference

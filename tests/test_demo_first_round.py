@@ -10,6 +10,7 @@ from experiments import count_trainings, same_run, table, without_seconds
 from strategies import STRATEGIES, screening
 from training import first_round, learner
 from training.learner import Learner
+from training.model_file import read_model
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -130,3 +131,45 @@ def test_a_damaged_shared_round_0_is_trained_again(run, tmp_path, monkeypatch):
     assert trained == [6, 10]
     (other,) = (tmp_path / "results").glob("Beasts/EntropySampling/*")
     assert without_seconds(other)[0] == without_seconds(whole)[0]
+
+
+def test_round_0_of_another_seed_in_its_place_is_not_used(run, tmp_path, monkeypatch, capsys):
+    run(n_round=0, seed=1)
+    run(n_round=0, seed=2)
+    first, second = (tmp_path / "results" / ".round0").glob("*.pt")
+    contents = first.read_bytes(), second.read_bytes()
+    first.write_bytes(contents[1])
+    second.write_bytes(contents[0])
+    trained = count_trainings(monkeypatch)
+    for seed in (1, 2):
+        run(n_round=0, seed=seed, strategy_name="EntropySampling")
+        assert "(another key); training round 0 again" in capsys.readouterr().err
+    assert trained == [6, 6]
+
+
+@pytest.mark.parametrize(
+    ("value", "fitting", "usable"), [(torch.nan, True, False), (0.0, False, False), (0.0, True, True)]
+)
+def test_round_0_with_other_weights_is_not_used(run, tmp_path, monkeypatch, capsys, value, fitting, usable):
+    """With a fitting digest, only weights that no training could give are noticed."""
+    run(n_round=0)
+    (shared,) = (tmp_path / "results" / ".round0").glob("*.pt")
+    read, content = read_model(shared, torch.device("cpu"))
+    read.net.head.weight.fill_(value)
+    content["state_dict"]["head.weight"].fill_(value)
+    if fitting:
+        content["digest"] = first_round.weights_digest(read)
+    torch.save(content, shared)
+    trained = count_trainings(monkeypatch)
+    run(n_round=0, strategy_name="EntropySampling")
+    assert trained == ([] if usable else [6])
+    assert ("training round 0 again" in capsys.readouterr().err) != usable
+
+
+def test_temporary_files_of_a_killed_run_are_removed(run, tmp_path):
+    run(n_round=0)
+    (shared,) = (tmp_path / "results" / ".round0").glob("*.pt")
+    left = shared.with_name(f".{shared.name}.12345.tmp")
+    left.write_bytes(b"half")
+    run(n_round=0, strategy_name="EntropySampling")
+    assert not left.exists()

@@ -42,6 +42,10 @@ from utils import UserError
         ({"dropout": 0, "strategy_name": "BALDDropout"}, "needs a network with dropout"),
         ({"device": "nonsense"}, "--device nonsense"),
         ({"lr": 1e20}, "diverged"),
+        ({"lr": 1e9, "min_steps": 0}, "diverged"),
+        ({"batch_size": 10_000_000_000}, "a training would read"),
+        ({"n_epoch": 99_999_999_999_999}, "a training would read"),
+        ({"min_steps": 100_000_000_000}, "a training would read"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(run, capsys, flags, message):

@@ -1,3 +1,5 @@
+"""k-center greedy against the plain loop in float64."""
+
 import numpy as np
 import pytest
 import reference_kernels as reference

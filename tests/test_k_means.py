@@ -1,3 +1,5 @@
+"""k-means, its seeding by squared distances, and the strategy that clusters."""
+
 import numpy as np
 import pytest
 import reference_kernels as reference
@@ -22,7 +24,7 @@ def rng(seed=0):
 
 
 def table(pairs):
-    """Squared distances looked up in a matrix, as `sample_d2` asks for them."""
+    """Squared distances looked up in a matrix, as `sample_d2` takes them."""
     pairs = torch.as_tensor(pairs, dtype=torch.float32)
     return lambda rows, picks: pairs[rows][:, picks]
 

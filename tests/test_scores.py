@@ -1,3 +1,5 @@
+"""Scores of predictions against formulas written out over Python floats."""
+
 import math
 
 import numpy as np

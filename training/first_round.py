@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,8 +11,8 @@ import torch
 
 from files import alone, write_atomic, writing
 from runs.format import config_hash
-from training.learner import Learner
-from training.model_file import read_model
+from training.learner import Learner, has_finite_weights
+from training.model_file import model_bytes, read_model
 from utils import UserError, environment, warn
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,7 +29,7 @@ class Trained(NamedTuple):
 
 
 def shared_first_round(
-    path: Path, device: torch.device, train: Callable[[], Trained], content: Callable[[Trained], bytes]
+    path: Path, device: torch.device, train: Callable[[], Trained], facts: dict[str, Any]
 ) -> Trained:
     """Read the learner from a file; where there is none yet, train it and write the file.
 
@@ -38,7 +39,8 @@ def shared_first_round(
         path: `.round0/<key>.pt` of the results; see `first_round_key`.
         device: where to put a learner that is read.
         train: trains it.
-        content: the bytes of the file, a model.pt that notes `train_seconds`.
+        facts: `net_name`, `classes` and `img_size` of the network. A file that says otherwise, holds the weights of
+            another key or has been changed is not used: the network is trained again, and a note says so.
     """
     with writing(path):
         path.parent.mkdir(exist_ok=True)
@@ -47,20 +49,37 @@ def shared_first_round(
             left.unlink(missing_ok=True)
         if path.exists():
             try:
-                return _read(path, device)
+                return _read(path, device, facts)
             except UserError as damage:
                 warn(f"{damage}; training round 0 again")
         trained = train()
-        write_atomic(path, content(trained))
+        notes: dict[str, Any] = {
+            "train_seconds": trained.seconds,
+            "key": path.stem,
+            "digest": weights_digest(trained.learner),
+        }
+        write_atomic(path, model_bytes(trained.learner, **facts, **notes))
         return trained
 
 
-def _read(path: Path, device: torch.device) -> Trained:
+def _read(path: Path, device: torch.device, facts: dict[str, Any]) -> Trained:
     learner, content = read_model(path, device)
     seconds = content.get("train_seconds")
-    if not isinstance(seconds, float):
-        raise UserError(f"{path} is not a shared round 0")
+    expected = {**facts, "key": path.stem, "digest": weights_digest(learner)}
+    wrong = [name for name, value in expected.items() if content.get(name) != value]
+    if wrong or not isinstance(seconds, float) or not has_finite_weights(learner.net):
+        reason = f" (another {', '.join(wrong)})" if wrong else ""
+        raise UserError(f"{path} is not this shared round 0{reason}")
     return Trained(learner, seconds)
+
+
+def weights_digest(learner: Learner) -> str:
+    """Identifies the network's weights, bit by bit."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(learner.net.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def first_round_key(config: dict[str, Any], device: torch.device) -> str:

@@ -22,6 +22,11 @@ def has_fast_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
 
 
+def has_finite_weights(net: Net) -> bool:
+    """Whether no weight or running statistic is NaN or infinite."""
+    return all(bool(t.isfinite().all()) for t in net.state_dict().values())
+
+
 class Learner:
     """A trained network, ready to predict. Its weights are frozen and it stays in evaluation mode.
 

@@ -17,7 +17,7 @@ from data import Pool, channels_last
 from nets import Net
 from training.batches import Batches, draw_batches
 from training.cuda_graph import EAGER_STEPS, captured, side_queue, tuned_convolutions
-from training.learner import Learner, has_fast_bf16
+from training.learner import Learner, has_fast_bf16, has_finite_weights
 from training.recipe import SCHEDULES, Recipe
 from utils import UserError
 
@@ -55,7 +55,8 @@ def train(
         on_first_epoch: called with the seconds that a step takes, once they are known.
 
     Raises:
-        UserError: the loss became NaN, a batch does not fit into the device's memory, or torch.compile failed.
+        UserError: the loss or a weight is not finite, a batch does not fit into the device's memory, or torch.compile
+            failed.
     """
     with _seeded(rng, device):
         net = build().to(device).to(memory_format=torch.channels_last)
@@ -71,7 +72,7 @@ def train(
             if not type(e).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise
             raise UserError(f"--compile: torch.compile failed ({str(e).splitlines()[0]}); leave it out") from e
-    if not math.isfinite(loss):
+    if not math.isfinite(loss) or not has_finite_weights(net):  # the last update can spoil what its loss does not show
         raise UserError(f"the training diverged (loss {loss}) with --lr {recipe.lr}; lower it")
     return Learner(net, device)
 

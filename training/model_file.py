@@ -22,7 +22,7 @@ UNLOADABLE = (
 )  # fmt: skip
 
 
-def model_bytes(learner: Learner, net_name: str, classes: list[str], img_size: int, **notes: float) -> bytes:
+def model_bytes(learner: Learner, net_name: str, classes: list[str], img_size: int, **notes: Any) -> bytes:
     """The content of a model.pt: weights, what is needed to use them on new images, and any notes."""
     content = {
         "state_dict": {k: v.detach().cpu().contiguous() for k, v in learner.net.state_dict().items()},

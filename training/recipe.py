@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from nets import NETS
 from utils import UserError
 
+MAX_ROWS = 1_000_000_000  # read by one training; their order and augmentation take 25 bytes each
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -66,6 +68,13 @@ class Recipe:
         for name, (right, allowed) in rules.items():
             if not right:
                 raise UserError(f"--{name} {getattr(self, name)}: must be {allowed}")
+
+    def check_size(self, n_labeled: int) -> None:
+        """Raise a UserError if a training on so many images is larger than anyone can mean."""
+        n_rows = self.n_steps(n_labeled) * self.batch_size
+        if n_rows > MAX_ROWS:
+            given = f"--n_epoch {self.n_epoch} --batch_size {self.batch_size} --min_steps {self.min_steps}"
+            raise UserError(f"{given}: a training would read {n_rows:,} images; at most {MAX_ROWS:,} are possible")
 
     def n_steps(self, n_labeled: int) -> int:
         """Steps of one training on this many labeled images."""

@@ -6,11 +6,10 @@ look for defects and return a line about each, so that an empty list is a pass.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import pytest
@@ -26,9 +25,9 @@ def started() -> Iterator:
     if path is None:
         pytest.skip(f"no browser here: install one of {', '.join(NAMES)}")
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    flags = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []  # root may not use the sandbox
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=flags)
+        # without the sandbox, which root may not use: only our own pages are opened
+        browser = playwright.chromium.launch(executable_path=path, chromium_sandbox=False)
         yield browser
         browser.close()
 
@@ -43,7 +42,7 @@ class Visit:
     """
 
     page: object
-    problems: list[str] = field(default_factory=list)
+    problems: list[str]
 
 
 @contextmanager
@@ -58,30 +57,28 @@ def opened(browser, url: str, width: int = 1280, dark: bool = False, touch: bool
         touch: whether it is a touch screen, for `page.tap`.
     """
     size = {"width": width, "height": 900}
-    context = browser.new_context(
-        viewport=size, color_scheme="dark" if dark else "light", has_touch=touch, reduced_motion="reduce"
-    )
-    context.set_default_timeout(10_000)
-    page = context.new_page()
-    visit = Visit(page)
+    style = "dark" if dark else "light"
     place = urlsplit(url)
+    problems: list[str] = []
 
     def check_request(request) -> None:
         target = urlsplit(request.url)
         own = target.scheme in ("data", "blob") or target[:2] == place[:2]
         if not own or (place.scheme == "file" and target.scheme == "file" and target.path != place.path):
-            visit.problems.append(f"request to {request.url}")
+            problems.append(f"request to {request.url}")
 
     def check_message(message) -> None:
         if message.type in ("error", "warning"):
-            visit.problems.append(f"console: {message.text}")
+            problems.append(f"console: {message.text}")
 
-    page.on("request", check_request)
-    page.on("console", check_message)
-    page.on("pageerror", lambda error: visit.problems.append(f"exception: {error}"))
-    page.goto(url)
-    yield visit
-    context.close()
+    with browser.new_context(viewport=size, color_scheme=style, has_touch=touch, reduced_motion="reduce") as context:
+        context.set_default_timeout(10_000)
+        page = context.new_page()
+        page.on("request", check_request)
+        page.on("console", check_message)
+        page.on("pageerror", lambda error: problems.append(f"exception: {error}"))
+        page.goto(url)
+        yield Visit(page, problems)
 
 
 def wide_parts(page) -> list[str]:

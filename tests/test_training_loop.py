@@ -167,6 +167,17 @@ def test_diverging_training_says_so(pool):
         small.learner(pool, lr=1e20, min_steps=20)
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_last_update_that_spoils_the_weights_is_a_divergence(pool, monkeypatch, value):
+    def spoiling(net, *rest):
+        net.head.weight.data[0, 0] = value
+        return 0.5  # the loss before the update
+
+    monkeypatch.setattr(loop, "_fit", spoiling)
+    with pytest.raises(UserError, match=r"diverged.*--lr"):
+        small.learner(pool)
+
+
 def test_batch_that_does_not_fit_is_the_users_to_lower(pool, monkeypatch):
     def full(*args, **kwargs):
         raise torch.OutOfMemoryError

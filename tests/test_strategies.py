@@ -118,8 +118,9 @@ def test_query_costs_what_its_docstring_says(name, pool, learner, monkeypatch):
     monkeypatch.setattr(torch.autograd, "grad", lambda *a, **k: gradients.append(1) or grad(*a, **k))
     ask(name, pool, learner, 9)
     reads_nothing, reads_all = cost.startswith("none"), "all images" in cost
-    expected = range(0) if reads_nothing else range(60) if reads_all else pool.unlabeled
-    assert sorted(set(read)) == list(expected), "Cost says 'all images' if more than the unlabeled ones are read"
+    expected = set() if reads_nothing else set(range(60)) if reads_all else set(pool.unlabeled.tolist())
+    assert set(read) <= expected, "Cost says 'all images' if more than the unlabeled ones are read"
+    assert set(read) == expected or not cost.startswith("one pass"), "Cost says 'one pass', but not all are read"
     assert len(set(read)) == len(read) or "passes over" in cost, "Cost says 'passes over' if images are read twice"
     assert bool(gradients) == ("backward" in cost), "Cost says 'backward' if and only if there are gradients"
     assert sum(embedded) == len(read) or "passes" in cost or gradients, "Cost says 'passes' if there are several"

@@ -9,7 +9,7 @@ from image_folders import SIDE, check, folder, noise, paint, pixels_of
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from data import Inputs, Pool, fingerprint, from_arrays, load
+from data import DATASETS, Inputs, Pool, fingerprint, from_arrays, load
 from images import decoding
 from images.content import channel_stats
 from images.listing import folder_of
@@ -40,9 +40,7 @@ def test_wrong_name_lists_what_is_there(beasts):
     data_dir, _ = beasts
     (data_dir / ".hidden").mkdir()
     (data_dir / "file").write_text("")
-    with pytest.raises(
-        UserError, match=r"--dataset_name Beast: .*CIFAR10, DaninhasDataset, Digits .* it holds Beasts$"
-    ):
+    with pytest.raises(UserError, match=rf"--dataset_name Beast: .*{', '.join(DATASETS)} .* it holds Beasts$"):
         load("Beast", data_dir, SIDE)
 
 

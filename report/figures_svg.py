@@ -64,8 +64,8 @@ def _drawn(fig: Figure, name: str, attributes: str, place: dict[str, str]) -> st
     for patch in (fig.patch, *(ax.patch for ax in fig.axes)):
         patch.set_visible(False)
     out = io.BytesIO()
-    with drawing({"svg.fonttype": "none", "svg.hashsalt": name}):
-        fig.savefig(out, format="svg", metadata={"Date": None})
+    with drawing({"svg.fonttype": "none"}):
+        fig.savefig(out, format="svg")
     root = ElementTree.fromstring(out.getvalue())
     n_uses = Counter(e.attrib[HREF][1:] for e in root.iter(f"{SVG}use"))
     shapes = {e.attrib["id"]: _rounded(e.attrib["d"], 2) for e in root.iter(f"{SVG}path") if "id" in e.attrib}
@@ -91,10 +91,12 @@ def _element(e: ElementTree.Element, shared: _Shared) -> str:
         return f'<defs><path id="{shared.ids[key]}" d="{shared.shapes[key]}"/></defs>' if key in shared.ids else ""
     style = _css({k: v for k, v in _style(e).items() if shared.style.get(k) != v})
     if tag == "path":
-        return f'<path d="{_rounded(e.attrib["d"], 1)}"{_moved(e)}{style}/>'
+        return f'<path d="{_rounded(e.attrib["d"], 1)}"{style}/>'
     x, y = (_rounded(e.attrib.get(k, "0"), 1) for k in "xy")
     if tag == "text":
-        return f'<text x="{x}" y="{y}"{_moved(e)}{style}>{escape(e.text or "")}</text>'
+        turned = e.attrib.get("transform", "rotate(-0 ")
+        place = "" if turned.startswith("rotate(-0 ") else f' transform="{_rounded(turned, 1)}"'
+        return f'<text x="{x}" y="{y}"{place}{style}>{escape(e.text or "")}</text>'
     key = e.attrib[HREF][1:]  # a marker
     if key in shared.ids:
         return f'<use href="#{shared.ids[key]}" x="{x}" y="{y}"{style}/>'
@@ -107,19 +109,12 @@ def _rounded(data: str, digits: int) -> str:
     return re.sub(r"\s*([A-Za-z])\s*", r"\1", " ".join(short.split()))
 
 
-def _moved(e: ElementTree.Element) -> str:
-    transform = e.attrib.get("transform", "")
-    return "" if not transform or transform.startswith("rotate(-0 ") else f' transform="{_rounded(transform, 1)}"'
-
-
 def _style(e: ElementTree.Element) -> dict[str, str]:
     """The style of an element: the page's font, colours as variables, defaults left out."""
     values = dict(part.split(": ", 1) for part in e.attrib.get("style", "").split("; ") if part)
     values.pop("font-family", None)
     if "font" in values:  # matplotlib 3.10: 12px 'DejaVu Sans', ...
         values["font-size"] = values.pop("font").split()[0]
-    if e.tag == f"{SVG}text":
-        values.setdefault("text-anchor", "start")
     return {k: VARIABLES.get(v, v) for k, v in values.items() if DEFAULTS.get(k) != v}
 
 

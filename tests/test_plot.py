@@ -211,6 +211,14 @@ def test_one_run_gives_its_curve_and_its_confusion_matrix(results, capsys):
     }
 
 
+def test_both_figures_of_one_run_go_where_out_says(results, tmp_path, capsys):
+    folder = next(results.rglob("rounds.csv")).parent
+    assert output(capsys, folder, "--out", tmp_path / "x.png")[0] == 0
+    assert {p.name for p in tmp_path.glob("*.p*")} == {
+        f"{n}.{k}" for n in ("x", "x-confusion_matrix") for k in ("png", "pdf")
+    }
+
+
 def test_odd_names_are_drawn_as_they_are(tmp_path, capsys):
     name = "A$b_{c}$<&> 杂草"
     folder = write_run(tmp_path, "RandomSampling", 1, rising(2), classes=[name, "_b", "$"], net_name=name)

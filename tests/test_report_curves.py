@@ -5,10 +5,11 @@ import math
 import pytest
 from fake_results import rising, write_run
 
-from report.curves import axis_title, caption, column_scale, curve, runs_shown
+from report.curves import axis_title, caption, column_scale, curve, curves_of, runs_shown
 from runs.format import round_columns
 from runs.metrics import METRICS, Metric
-from runs.reading import read_run
+from runs.reading import find_runs, read_run
+from runs.settings import group
 
 
 def runs_of(root, *curves, **settings):
@@ -46,6 +47,13 @@ def test_runs_that_measured_a_column_stand_alone(tmp_path):
     assert [r.seed for r in runs_shown(runs, "f1")] == [0, 1, 2]
     assert curve("BADGE", runs, "accuracy").mean == pytest.approx([0.4, 0.7])
     assert [r.seed for r in runs_shown(runs[1:2], "accuracy")] == [1]
+
+
+def test_curves_come_in_the_order_of_their_ends(tmp_path):
+    for name, end in (("A", 0.6), ("B", 0.8), ("C", 0.7)):
+        write_run(tmp_path, name, 1, [0.5, end])
+    (setting,), _ = group(find_runs(tmp_path)[0])
+    assert [c.label for c in curves_of(setting, "accuracy")] == ["B", "C", "A"]
 
 
 def test_titles_and_scales_follow_from_the_metrics(monkeypatch):

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from report.curves import Curve
@@ -90,7 +91,9 @@ def test_the_legend_stands_beside_the_axes_in_the_order_of_the_curves():
     fig.draw_without_rendering()
     (ax,) = fig.axes
     assert ax.get_legend().get_window_extent().x0 >= ax.get_window_extent().x1
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == order
+    legend = ax.get_legend()
+    assert [t.get_text() for t in legend.get_texts()] == order
+    assert [line.get_color() for line in legend.get_lines()] == [looks(STRATEGIES)[v].color.light for v in order]
     assert ax.get_ylabel() == "Accuracy (%)"
 
 
@@ -238,26 +241,57 @@ def test_a_line_and_a_gain_say_under_the_mouse_what_they_are():
     assert titles["gains"][1] == "LeastConfidence: +1.00 [-1.50, +3.50]"
 
 
+def style_of(element, root):
+    """The style of an element with what it inherits from the picture."""
+    parts = [part for e in (root, element) for part in e.attrib.get("style", "").split(";") if part]
+    return dict(part.split(":", 1) for part in parts)
+
+
+def points_of(path):
+    """The corners of a path where they are drawn."""
+    x, y = map(float, re.findall(r"[-\d.]+", path.attrib.get("transform", "translate(0 0)")))
+    return [(float(a) + x, float(b) + y) for a, b in re.findall(r"[ML]([-\d.]+) ([-\d.]+)", path.attrib["d"])]
+
+
 def test_lines_and_bands_go_where_the_numbers_are():
     low, high = curve("A", n=2, height=0.2), curve("B", n=2, height=0.5)
     root = ElementTree.fromstring(svg(draw_curves([high, low], "accuracy", looks("AB")), "x", ""))
-    ends = {}
-    for group in root.iter("g"):
-        points = re.findall(r"[ML]([-\d.]+) ([-\d.]+)", group.find("path").attrib["d"])
-        ends[group.find("title").text] = [(float(x), float(y)) for x, y in points]
+    ends = {group.find("title").text: points_of(group.find("path")) for group in root.iter("g")}
     assert ends["A"][0][0] == ends["B"][0][0] < ends["A"][1][0]
     assert ends["A"][0][1] > ends["A"][1][1]  # y of a picture grows downwards
-    assert ends["A"][0][1] - ends["B"][0][1] == pytest.approx(ends["A"][1][1] - ends["B"][1][1], abs=0.2)
     assert ends["A"][0][1] > ends["B"][0][1]
+    per_share = (ends["A"][0][1] - ends["B"][0][1]) / 0.3
+    assert ends["A"][1][1] - ends["B"][1][1] == pytest.approx(0.3 * per_share, abs=0.2)
+    bands = [points_of(p) for p in root.iter("path") if "fill-opacity" in style_of(p, root)]
+    assert len(bands) == 2
+    for label, band in zip("AB", bands, strict=True):
+        x, y = ends[label][0]
+        sides = sorted(v for u, v in band if abs(u - x) < 0.1)
+        assert (sides[0], sides[-1]) == pytest.approx((y - 0.01 * per_share, y + 0.01 * per_share), abs=0.2)
 
 
-def test_a_gain_stands_in_its_interval_and_names_stay_inside():
+def test_names_of_gains_begin_at_their_interval_or_end_at_the_edge():
     labels = [*STRATEGIES, "y" * 300]
     root = ElementTree.fromstring(svg(figures(labels)["gains"], "x", ""))
-    width = 440
-    for text in root.iter("text"):
-        if len(text.text) > 10 and "middle" not in text.attrib.get("style", "text-anchor:middle"):
-            assert 0 <= float(text.attrib["x"]) <= width - 6 * min(len(text.text), 48)
+    names = [e for e in root.iter("text") if len(e.text) > 10]
+    assert [e.text for e in names] == [*labels[:-1], "y" * 47 + "…"]
+    lines = [p for p in root.iter("path") if "stroke" in style_of(p, root) and p.attrib["d"].count("L") == 1]
+    starts = [min(points_of(p)) for p in lines if "var(--hue" in style_of(p, root)["stroke"]]
+    for name, (x, y) in zip(names[1:], starts, strict=True):
+        assert style_of(name, root)["text-anchor"] == "start"
+        assert 0 <= float(name.attrib["x"]) <= x + 0.1
+        assert float(name.attrib["x"]) == pytest.approx(x, abs=0.1) or x + 6 * len(name.text) > 430
+        assert 0 < y - float(name.attrib["y"]) < 12
+
+
+def test_text_that_stands_upright_stays_so():
+    fig = Figure(figsize=(2, 1))
+    fig.text(0.5, 0.5, "upright", rotation=90, rotation_mode="anchor", ha="center")
+    fig.text(0.25, 0.5, "level", ha="right")
+    upright, level = ElementTree.fromstring(svg(fig, "x", "")).iter("text")
+    assert upright.attrib["transform"] == "rotate(-90 72 36)"
+    assert (level.attrib["x"], level.attrib["y"]) == ("36", "36")
+    assert "transform" not in level.attrib
 
 
 def test_odd_names_are_escaped():

@@ -261,14 +261,13 @@ def load_folder(root: Path, data_dir: Path, img_size: int, skip_unreadable: bool
     if unreadable and not skip_unreadable:
         lines = "".join(f"\n  {root / listing.files[i].path}: {reason}" for i, reason in unreadable.items())
         raise UserError(f"{len(unreadable)} unreadable images (--skip_unreadable leaves them out):{lines}")
-    splits, n_listed, n_rows = {}, 0, 0
-    for name, listed in listing.splits.items():
-        files = [f for i, f in enumerate(listed, start=n_listed) if i not in unreadable]
-        if lost := {f.label for f in listed} - {f.label for f in files}:
+    splits, n_rows = {}, 0
+    for name, files in listing.without(unreadable).splits.items():
+        if lost := {f.label for f in listing.splits[name]} - {f.label for f in files}:
             names = ", ".join(listing.classes[i] for i in sorted(lost))
             raise UserError(f"{root}: no {name} image of {names} is readable")
         splits[name] = image_split(cached.x[n_rows : n_rows + len(files)], files)
-        n_listed, n_rows = n_listed + len(listed), n_rows + len(files)
+        n_rows += len(files)
     return ImageData(
         splits=splits,
         classes=listing.classes,

@@ -19,7 +19,7 @@ from torch import Tensor
 from data import Idxs, ImageData, Inputs, Pool, fingerprint, load
 from nets import NETS, Net
 from runs.folder import RunFolder
-from runs.format import Query, Round, confusion_text, predictions_text
+from runs.format import CONFUSION, MODEL, PREDICTIONS, Query, Round, confusion_text, predictions_text
 from runs.metrics import METRICS, confusion_matrix
 from runs.options import recorded
 from strategies import list_strategies, resolve
@@ -211,10 +211,10 @@ def write_results(e: Experiment, run: RunFolder, learner: Learner, probs: Tensor
     """The files that show the last round: predictions, confusion matrix, weights."""
     confidence, predicted = (t.cpu().numpy() for t in probs.max(1))
     classes, test = e.data.classes, e.data.test
-    run.write("predictions.csv", predictions_text(classes, test.paths, test.labels, predicted, confidence))
+    run.write(PREDICTIONS, predictions_text(classes, test.paths, test.labels, predicted, confidence))
     counts = confusion_matrix(predicted, test.labels, len(classes))
-    run.write("confusion_matrix.csv", confusion_text(classes, counts))
-    run.write("model.pt", model_bytes(learner, **e.model_facts))
+    run.write(CONFUSION, confusion_text(classes, counts))
+    run.write(MODEL, model_bytes(learner, **e.model_facts))
 
 
 def trained(e: Experiment, pool: Pool, round: int, estimate: Callable[[float], None]) -> Trained:
@@ -245,7 +245,8 @@ def one_round(e: Experiment, run: RunFolder, pool: Pool, test: Inputs, round: in
     learner, train_seconds = trained(e, pool, round, estimate)
     start = time.perf_counter()
     probs = learner.probs(test)
-    metrics = {m.name: m.function(probs.cpu().numpy(), e.data.test.labels) for m in METRICS.values()}
+    on_host = probs.cpu().numpy()
+    metrics = {m.name: m.function(on_host, e.data.test.labels) for m in METRICS.values()}
     measured = time.perf_counter()
     picks = np.empty(0, np.int64)
     n = min(c["n_query"], len(pool.unlabeled))

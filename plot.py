@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from runs.format import round_columns
+from runs.format import CONFUSION, round_columns
 from runs.metrics import METRICS
 from runs.reading import find_runs, is_run, read_confusion, read_run
 from runs.settings import Setting, differences, group
@@ -70,7 +70,7 @@ def plot_confusion(folder: Path, stem: Path) -> list[Path]:
     """
     if not is_run(folder):
         raise UserError(f"--confusion {folder}: not the folder of one run (no config.json, no rounds.csv)")
-    classes, counts = read_confusion(folder / "confusion_matrix.csv")
+    classes, counts = read_confusion(folder / CONFUSION)
     run = read_run(folder)
     labels = f", {run.committed[-1].n_labeled:,} labels" if run.committed else ""
     accuracy = 100 * np.trace(counts) / max(counts.sum(), 1)
@@ -131,7 +131,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--column {args.column}: rounds.csv has {', '.join(round_columns())}")
     paths = [] if args.folder is None else plot_folder(args.folder, args.column, args.out)
     confusion = args.confusion
-    if confusion is None and is_run(args.folder) and (args.folder / "confusion_matrix.csv").exists():
+    if confusion is None and is_run(args.folder) and (args.folder / CONFUSION).exists():
         confusion = args.folder
     if confusion is not None:
         paths += plot_confusion(confusion, _stem(args.out, confusion, "confusion_matrix", more=bool(paths)))

@@ -11,6 +11,7 @@ from report.comparison import Comparison
 from report.confusions import confusion
 from report.picks import choices
 from report.tree import Confusions, Details, Matrix, TextTable
+from runs.format import CONFUSION
 from runs.reading import Run, read_confusion, read_picks
 from utils import UserError
 
@@ -42,7 +43,7 @@ def shown_seed(c: Comparison) -> int:
 
 
 def _read_confusion(run: Run) -> Matrix | TextTable:
-    return confusion(*read_confusion(run.folder / "confusion_matrix.csv"))
+    return confusion(*read_confusion(run.folder / CONFUSION))
 
 
 def _read_each(runs: dict[str, Run], read: Callable[[Run], T], loss: str, unreadable: list[str]) -> dict[str, T]:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from files import Table, read_csv, to_csv
 from runs.metrics import METRICS
 from utils import UserError, warn
+
+T = TypeVar("T")
 
 CONFIG = "config.json"  # every setting that defines the experiment
 ENVIRONMENT = "environment.json"  # versions, device and n_round of the last start, and earlier starts
@@ -101,16 +103,13 @@ def rounds_of(table: Table, path: Path) -> list[Round]:
     """
     if table.columns and not any(m in table.columns for m in METRICS):
         raise UserError(f"{path} begins with {','.join(table.columns)!r}, which has none of {', '.join(METRICS)}")
-    rounds = []
-    for i, row in enumerate(table.records()):
-        try:
-            metrics = {m: _number(row.get(m, "")) for m in METRICS}
-            seconds = (_number(row.get(s, "")) for s in SECONDS)
-            rounds.append(Round(int(row["round"]), int(row["n_labeled"]), metrics, *seconds))
-        except ValueError:
-            if i < len(table.rows) - 1:
-                raise _damaged_line(path, table, i) from None
-            break
+
+    def parse(row: dict[str, str]) -> Round:
+        metrics = {m: _number(row.get(m, "")) for m in METRICS}
+        seconds = (_number(row.get(s, "")) for s in SECONDS)
+        return Round(int(row["round"]), int(row["n_labeled"]), metrics, *seconds)
+
+    rounds = _parsed(table, path, parse)
     if [r.round for r in rounds] != list(range(len(rounds))):
         raise UserError(f"{path} is damaged: its rounds are {[r.round for r in rounds]}, not 0, 1, 2, ...")
     return rounds
@@ -118,6 +117,18 @@ def rounds_of(table: Table, path: Path) -> list[Round]:
 
 def _number(cell: str) -> float:
     return float(cell) if cell else math.nan
+
+
+def _parsed(table: Table, path: Path, parse: Callable[[dict[str, str]], T]) -> list[T]:
+    """What the rows stand for, in order; a last row that `parse` refuses with a ValueError is torn and left out."""
+    parsed = []
+    for i, row in enumerate(table.records()):
+        try:
+            parsed.append(parse(row))
+        except ValueError:
+            if i < len(table.rows) - 1:
+                raise _damaged_line(path, table, i) from None
+    return parsed
 
 
 def _damaged_line(path: Path, table: Table, i: int, why: str = "") -> UserError:
@@ -161,15 +172,11 @@ def queries_of(table: Table, path: Path) -> list[Query]:
     Raises:
         UserError: a row before the last is damaged, or does not follow the row above it.
     """
-    queries = []
-    for i, row in enumerate(table.records()):
-        try:
-            numbers = int(row["round"]), int(row["rank"]), int(row["index"])
-        except ValueError:
-            if i < len(table.rows) - 1:
-                raise _damaged_line(path, table, i) from None
-            break
-        queries.append(Query(*numbers, row["path"], row["label"]))
+
+    def parse(row: dict[str, str]) -> Query:
+        return Query(int(row["round"]), int(row["rank"]), int(row["index"]), row["path"], row["label"])
+
+    queries = _parsed(table, path, parse)
     previous, seen = Query(0, -1, -1, "", ""), set()
     for i, q in enumerate(queries):
         follows = (q.round, q.rank) in ((previous.round, previous.rank + 1), (previous.round + 1, 0))

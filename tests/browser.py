@@ -81,6 +81,12 @@ def opened(browser, url: str, width: int = 1280, dark: bool = False, touch: bool
         yield Visit(page, problems)
 
 
+def defects(visit: Visit) -> list[str]:
+    """All that is wrong with an opened page, whose details are opened on the way."""
+    checks = (open_details, wide_parts, broken_images, faint_texts)
+    return [line for check in checks for line in check(visit.page)] + visit.problems
+
+
 def wide_parts(page) -> list[str]:
     """Whether the page as a whole can be scrolled sideways, with the elements that stick out of the window."""
     return page.evaluate(

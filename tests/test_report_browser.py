@@ -1,7 +1,7 @@
 """The report as compare.py writes it, opened in a real browser: with pictures, in light and dark, wide and narrow."""
 
 import pytest
-from browser import broken_images, faint_texts, open_details, opened, wide_parts
+from browser import defects, opened
 from fake_results import rising, write_run
 
 import compare
@@ -41,8 +41,7 @@ def test_the_report_is_in_order(chromium, page, width, dark):
         assert visit.page.locator("img").count() == 20 * len(STRATEGIES)
         assert visit.page.locator("svg.figure").count() == 4
         assert visit.page.locator("details").count() == 8
-        found = [line for check in (open_details, wide_parts, broken_images, faint_texts) for line in check(visit.page)]
-        assert found + visit.problems == []
+        assert defects(visit) == []
 
 
 def color_of(visit, selector, name):

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from browser import broken_images, faint_texts, open_details, opened, wide_parts
+from browser import broken_images, defects, open_details, opened, wide_parts
 from fake_results import rising, three_strategies, write_run
 from jinja2 import UndefinedError
 from PIL import Image
@@ -172,8 +172,7 @@ def file(tree, tmp_path_factory):
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_is_in_order_in_a_browser(chromium, file, width, dark):
     with opened(chromium, file.as_uri(), width, dark) as visit:
-        found = [line for check in (open_details, wide_parts, broken_images, faint_texts) for line in check(visit.page)]
-        assert found + visit.problems == []
+        assert defects(visit) == []
 
 
 def test_a_page_of_any_names_is_in_order_in_a_browser(chromium, evil_tree, tmp_path):  # noqa: F811

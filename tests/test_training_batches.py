@@ -1,5 +1,6 @@
 """Which rows each step of a training reads, and how images are mirrored and shifted."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -7,11 +8,37 @@ import pytest
 import small
 import torch
 
+import training.batches
 from training.batches import Batches, augmented, batch_order, draw_batches
 from training.recipe import Recipe
 from utils import stream
 
 MANY = Recipe(n_epoch=100, batch_size=50, min_steps=0)  # on 20 rows: 40 steps, 2000 rows drawn
+
+
+@pytest.mark.parametrize("at_once", [1, 120, 10**6])
+def test_draws_do_not_depend_on_how_many_are_drawn_together(at_once, monkeypatch):
+    """They are those of version 0.1.0, which drew everything at once: results must not move."""
+    monkeypatch.setattr(training.batches, "AT_ONCE", at_once)
+    draws = draw_batches(20, (3, 16, 16), MANY, stream(0))
+    rng = stream(0)
+    order = np.concatenate([rng.permutation(20) for _ in range(100)]).reshape(40, 50)
+    np.testing.assert_array_equal(draws.order, order)
+    np.testing.assert_array_equal(draws.flips, rng.random((40, 50)) < 0.5)
+    np.testing.assert_array_equal(draws.shifts, rng.integers(-2, 3, (40, 50, 2)))
+
+
+def test_drawing_takes_little_more_memory_than_the_draws():
+    recipe = replace(MANY, n_epoch=20_000, batch_size=1000)
+    tracemalloc.start()
+    try:
+        draws = draw_batches(1000, (3, 16, 16), recipe, stream(0))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    size = sum(d.nbytes for d in (draws.order, draws.flips, draws.shifts))
+    assert size == 9 * 20_000_000
+    assert peak < size + 40e6
 
 
 @pytest.mark.parametrize(("n", "n_steps", "batch_size"), [(10, 7, 4), (3, 5, 8), (64, 1, 64), (1, 3, 2)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,40 +11,48 @@ from torch import Tensor
 
 from training.recipe import Recipe
 
+AT_ONCE = 1_000_000  # rows whose random numbers are drawn together: a bound on the memory that drawing takes
+
 
 @dataclass(frozen=True)
 class Draws:
     """All random choices of one training except initial weights and dropout. T steps of B rows.
 
     Attributes:
-        order: positions among the labeled rows, 0 to L - 1. Shape (T, B).
+        order: positions among the labeled rows, 0 to L - 1. Shape (T, B), int32.
         flips: which images to mirror. Shape (T, B), bool.
-        shifts: rows and columns to shift images by. Shape (T, B, 2).
+        shifts: rows and columns to shift images by. Shape (T, B, 2), int16.
     """
 
-    order: NDArray[np.int64]
+    order: NDArray[np.int32]
     flips: NDArray[np.bool_]
-    shifts: NDArray[np.int64]
+    shifts: NDArray[np.int16]
 
 
 def draw_batches(n_labeled: int, shape: tuple[int, ...], recipe: Recipe, rng: np.random.Generator) -> Draws:
     """Draw what every step reads, for labeled rows of a shape, (3, H, W) or (D,)."""
     order = batch_order(n_labeled, recipe.n_steps(n_labeled), recipe.batch_size, rng)
-    flips = rng.random(order.shape) < (0.5 if recipe.flip else 0)
     reach = round(recipe.translate * shape[-1]) if len(shape) == 3 else 0
-    shifts = rng.integers(-reach, reach + 1, (*order.shape, 2))
+    flips, shifts = np.empty(order.shape, np.bool_), np.empty((*order.shape, 2), np.int16)
+    n_steps = max(1, AT_ONCE // recipe.batch_size)
+    parts = [slice(start, start + n_steps) for start in range(0, len(order), n_steps)]
+    for part in parts:
+        flips[part] = rng.random(flips[part].shape) < (0.5 if recipe.flip else 0)
+    for part in parts:
+        shifts[part] = rng.integers(-reach, reach + 1, shifts[part].shape)
     return Draws(order, flips, shifts)
 
 
-def batch_order(n: int, n_steps: int, batch_size: int, rng: np.random.Generator) -> NDArray[np.int64]:
+def batch_order(n: int, n_steps: int, batch_size: int, rng: np.random.Generator) -> NDArray[np.int32]:
     """Which of n rows each step trains on: shuffled passes, one after the other, cut into full batches.
 
     Returns:
         Positions, 0 to n - 1. Shape (n_steps, batch_size).
     """
-    n_passes = math.ceil(n_steps * batch_size / n)
-    order = np.concatenate([rng.permutation(n) for _ in range(n_passes)])
-    return order[: n_steps * batch_size].reshape(n_steps, batch_size)
+    order = np.empty(n_steps * batch_size, np.int32)
+    for start in range(0, len(order), n):
+        order[start : start + n] = rng.permutation(n)[: len(order) - start]
+    return order.reshape(n_steps, batch_size)
 
 
 class Batches:

@@ -13,7 +13,7 @@ from report.notes import notes_of
 from report.numbers import difference_unit
 from report.tables import beats_table, other_metrics_table, ranking_table, settings_table, strategies_table
 from report.tree import Charts, Details, Gain, OverDatasets, Report, Section, Verdict
-from report.wording import BEATS, evidence, ranking_notes, reading, subject, verdict_counts
+from report.wording import BEATS, evidence, power_text, ranking_notes, reading, subject, verdict_counts
 from runs.metrics import Metric
 from runs.reading import find_runs
 from runs.settings import BASELINE, differences, group
@@ -86,6 +86,7 @@ def _section(c: Comparison, title: str, found: Details | None, no_details: str) 
         config=c.setting.config,
         rows=c.rows,
         counts=verdict_counts(c.rows),
+        power=power_text(c.rows, c.metric),
         verdicts=[Verdict(r.label, r.verdict, evidence(r, c.metric)) for r in c.rows if r.label != BASELINE],
         notes=notes_of(c),
         charts=_charts(c),

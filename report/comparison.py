@@ -7,29 +7,35 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from report.labels_saved import labels_saved
+from report.power import detectable_gain, seeds_needed
 from report.statistics import (
     LEVEL,
+    TIE,
     UNKNOWN,
     Estimate,
     Ranking,
     aubc,
     holm,
     interval,
-    labels_to_reach,
+    mean_heights,
     paired_p,
     rank_over_datasets,
     ranks_of,
     significant,
+    spread,
 )
 from runs.metrics import Metric
 from runs.reading import Floats, Run
 from runs.settings import BASELINE, Setting
 
 BETTER, WORSE, SAME = "better than random", "worse than random", "not distinguishable from random"
+LEAST_SPREAD = 0.5**0.5  # test images: sd of the difference of two runs that each get one image right by chance
 UNDECIDED, NOTHING, IS_BASELINE = "undecided: too few seeds", "no RandomSampling to compare with", "the baseline"
 
 
@@ -55,8 +61,11 @@ class Row:
         wins: rounds after the first in which the strategy is significantly better than RandomSampling.
         ties: those in which neither is.
         losses: those in which it is significantly worse.
-        saved: labels that RandomSampling needs to reach its last mean value, minus those that this strategy needs to
-            reach the same; minus infinity when it never does.
+        saved: labels that RandomSampling needs to reach the lower of the two last mean values, minus those that this
+            strategy needs; negative where it needs more.
+        sd: standard deviation of the gain over the seeds, at least LEAST_SPREAD test images.
+        detectable: the true gain that would be found with 80 % probability.
+        seeds_needed: seeds to find `gain_of_interest` with 80 % probability; infinite where 10,000 are too few.
         query_seconds: mean over queries.
     """
 
@@ -77,7 +86,10 @@ class Row:
     wins: int = 0
     ties: int = 0
     losses: int = 0
-    saved: float = float("nan")
+    saved: Estimate = UNKNOWN
+    sd: float = float("nan")
+    detectable: float = float("nan")
+    seeds_needed: float = float("nan")
     verdict: str = NOTHING
 
 
@@ -150,29 +162,52 @@ def _alone(label: str, runs: Sequence[Run], metric: Metric, n_unfinished: int) -
     )
 
 
-def _paired(row: Row, own: dict[int, Floats], random: dict[int, Floats], n_labeled: NDArray[np.int64]) -> Row:
+def one_image(config: dict[str, Any], metric: Metric) -> float:
+    """What one test image changes in a share; 0 where the number of test images is unknown, or the metric no share."""
+    n_test = config.get("n_test")
+    return 1 / n_test if metric.share and isinstance(n_test, int) and n_test > 0 else 0.0
+
+
+def _paired(
+    row: Row, own: dict[int, Floats], random: dict[int, Floats], n_labeled: NDArray[np.int64], resolution: float
+) -> Row:
     """The same row with what pairs it with RandomSampling; p is not adjusted yet."""
     a, b = _common(own, random)
     if not len(a):
         return row
-    areas = [np.array([[aubc(n_labeled, v)] for v in of]) for of in (a, b)]
-    target = float(b.mean(axis=0)[-1])
-    needed = [labels_to_reach(n_labeled, of.mean(axis=0), target) for of in (b, a)]
-    wins, losses = significant(a, b)
+    areas = mean_heights(n_labeled, a)[:, None], mean_heights(n_labeled, b)[:, None]
+    gains = areas[0] - areas[1]
+    sd = float(spread(gains, resolution)[0]) if len(a) > 1 else 0.0
+    wins, losses = significant(a, b, resolution)
     return replace(
         row,
         n_pairs=len(a),
-        gain=interval((areas[0] - areas[1])[:, 0]),
-        final_gain=interval(a[:, -1] - b[:, -1]),
-        p=float(paired_p(*areas)[0]),
+        gain=interval(gains[:, 0], resolution),
+        final_gain=interval(a[:, -1] - b[:, -1], resolution),
+        p=float(paired_p(*areas, resolution)[0]),
         wins=wins,
         losses=losses,
         ties=a.shape[1] - 1 - wins - losses if len(a) > 1 else 0,
-        saved=needed[0] - needed[1],
+        saved=labels_saved(n_labeled, a, b, resolution),
+        sd=sd if sd >= TIE else float("nan"),
     )
 
 
-def penalty_matrix(values: Sequence[dict[int, Floats]]) -> Floats:
+def gain_of_interest(row: Row, metric: Metric) -> float:
+    """The gain whose seeds are counted: half a percentage point of a share, else the gain that was measured."""
+    return 0.005 if metric.share else abs(row.gain.mean)
+
+
+def _with_power(row: Row, metric: Metric, n_tests: int) -> Row:
+    """The same row with what the test of its gain could find."""
+    return replace(
+        row,
+        detectable=detectable_gain(row.sd, row.n_pairs, n_tests),
+        seeds_needed=seeds_needed(gain_of_interest(row, metric), row.sd, n_tests),
+    )
+
+
+def penalty_matrix(values: Sequence[dict[int, Floats]], resolution: float = 0.0) -> Floats:
     """Share of the rounds after the first in which row beats column, by two-sided paired t-tests. Shape (K, K).
 
     Source: Ash et al., "Deep batch active learning by diverse, uncertain gradient lower bounds", ICLR 2020, section 4.
@@ -181,13 +216,14 @@ def penalty_matrix(values: Sequence[dict[int, Floats]]) -> Floats:
 
     Args:
         values: of each strategy by seed, a value a round; higher is better.
+        resolution: the smallest standard deviation to believe of differences.
     """
     k = len(values)
     beats = np.full((k, k), np.nan)
     for i, j in itertools.combinations(range(k), 2):
         a, b = _common(values[i], values[j])
         if len(a) > 1 and a.shape[1] > 1:
-            wins, losses = significant(a, b)
+            wins, losses = significant(a, b, resolution)
             beats[i, j], beats[j, i] = wins / (a.shape[1] - 1), losses / (a.shape[1] - 1)
     return beats
 
@@ -210,14 +246,21 @@ def compare_strategies(setting: Setting, metric: Metric) -> Comparison:
     started = Counter(label for label, _ in setting.incomplete())
     values = {label: values_of(of, metric) for label, of in done.items()}
     rows = [_alone(label, of, metric, started[label]) for label, of in done.items()]
+    resolution = LEAST_SPREAD * one_image(setting.config, metric)
     if BASELINE in done:
         n_labeled = done[BASELINE][0].n_labeled
-        rows = [r if r.label == BASELINE else _paired(r, values[r.label], values[BASELINE], n_labeled) for r in rows]
+        rows = [
+            r if r.label == BASELINE else _paired(r, values[r.label], values[BASELINE], n_labeled, resolution)
+            for r in rows
+        ]
         adjusted = holm(np.array([r.p for r in rows]))
+        n_tests = int(np.isfinite(adjusted).sum())
+        rows = [_with_power(r, metric, n_tests) if np.isfinite(r.p) else r for r in rows]
         rows = [replace(r, p_holm=float(p)) for r, p in zip(rows, adjusted, strict=True)]
         rows = [replace(r, verdict=IS_BASELINE if r.label == BASELINE else verdict(r)) for r in rows]
     rows.sort(key=lambda r: -r.aubc.mean if metric.higher_is_better else r.aubc.mean)
-    return Comparison(setting, metric, rows, penalty_matrix([values[r.label] for r in rows]), unmeasured)
+    beats = penalty_matrix([values[r.label] for r in rows], resolution)
+    return Comparison(setting, metric, rows, beats, unmeasured)
 
 
 def rank_datasets(comparisons: Sequence[Comparison]) -> Ranking | None:

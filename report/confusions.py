@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-from numpy.typing import NDArray
 
 from report.tree import Matrix, TextTable
+from runs.confusion import Confusion
 
 MOST_CLASSES, MOST_PAIRS = 30, 15
 
 
-def confusion(classes: Sequence[str], counts: NDArray[np.int64]) -> Matrix | TextTable:
-    """A confusion matrix shaded by the share of the true class; a list of confusions where classes are many.
+def confusion(c: Confusion) -> Matrix | TextTable:
+    """A confusion matrix shaded by the share of the true class; a list of confusions where classes are many."""
+    if len(c.classes) > MOST_CLASSES:
+        return most_confused(c)
+    counts = c.matrix()
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    return Matrix(c.classes, c.classes, counts.astype(np.float64), share)
 
-    Args:
-        classes: names. Length C.
-        counts: test images, row = true class, column = predicted class. Shape (C, C).
-    """
-    if len(classes) <= MOST_CLASSES:
-        share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        return Matrix(list(classes), list(classes), counts.astype(np.float64), share)
-    wrong = counts - np.diag(np.diag(counts))
-    worst = np.argsort(-wrong, axis=None, kind="stable")[:MOST_PAIRS]
-    pairs = [(int(i) // len(classes), int(i) % len(classes)) for i in worst]
-    lines = [[classes[i], classes[j], f"{counts[i, j]:,} of {counts[i].sum():,}"] for i, j in pairs if wrong[i, j]]
+
+def most_confused(c: Confusion) -> TextTable:
+    """The pairs of classes that are confused most often."""
+    (wrong,) = np.nonzero(c.labels != c.predicted)
+    worst = wrong[np.argsort(-c.images[wrong], kind="stable")][:MOST_PAIRS]
+    of = np.bincount(c.labels, c.images, len(c.classes))
+    lines = [
+        [c.classes[y], c.classes[p], f"{n:,} of {of[y]:,.0f}"]
+        for y, p, n in zip(c.labels[worst], c.predicted[worst], c.images[worst], strict=True)
+    ]
     return TextTable(["true class", "predicted as", "images"], lines)

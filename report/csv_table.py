@@ -14,6 +14,7 @@ HEADER = (
     *("aubc", "aubc_low", "aubc_high", "final", "final_low", "final_high", "final_sd"),
     *("gain", "gain_low", "gain_high", "final_gain", "final_gain_low", "final_gain_high", "p", "p_holm"),
     *("wins", "ties", "losses", "labels_saved", "query_seconds", "verdict"),
+    *("labels_saved_low", "labels_saved_high", "gain_sd", "detectable_gain", "seeds_needed"),
 )
 
 
@@ -32,11 +33,10 @@ def _values(row: Row) -> list[str | int]:
         *(row.strategy_name, row.strategy_args, len(row.seeds), row.n_pairs, row.n_unfinished),
         *map(_number, estimates),
         *([row.wins, row.ties, row.losses] if row.n_pairs > 1 else ["", "", ""]),
-        *(_number(row.saved), _number(row.query_seconds), row.verdict),
+        *(_number(row.saved.mean), _number(row.query_seconds), row.verdict),
+        *map(_number, (row.saved.low, row.saved.high, row.sd, row.detectable, row.seeds_needed)),
     ]
 
 
 def _number(value: float) -> str:
-    if np.isneginf(value):
-        return "never"  # of labels saved
-    return f"{value:.8g}" if np.isfinite(value) else ""
+    return "" if np.isnan(value) else f"{value:.8g}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from runs.metrics import METRICS
+from runs.format import metric_of
 from runs.reading import Floats, Run
 from runs.settings import Setting
 
@@ -62,10 +62,10 @@ def curves_of(setting: Setting, column: str) -> list[Curve]:
 
 def axis_title(column: str) -> str:
     """The title of an axis that shows a column of rounds.csv, with its unit."""
-    if column in METRICS:
-        metric = METRICS[column]
+    if metric := metric_of(column):
+        title = metric.title if column == metric.name else f"{metric.title} on validation images"
         unit = "%" if metric.share else metric.unit
-        return f"{metric.title} ({unit})" if unit else metric.title
+        return f"{title} ({unit})" if unit else title
     return {
         "train_seconds": "Training (s)",
         "eval_seconds": "Evaluation (s)",
@@ -76,7 +76,8 @@ def axis_title(column: str) -> str:
 
 def column_scale(column: str) -> float:
     """What values of a column are multiplied by before people see them: 100 for shares, which are shown in %."""
-    return 100.0 if column in METRICS and METRICS[column].share else 1.0
+    metric = metric_of(column)
+    return 100.0 if metric and metric.share else 1.0
 
 
 def caption(curves: Sequence[Curve]) -> str:

@@ -12,7 +12,7 @@ from report.confusions import confusion
 from report.picks import choices
 from report.tree import Confusions, Details, Matrix, TextTable
 from runs.format import CONFUSION
-from runs.reading import Run, read_confusion, read_picks
+from runs.reading import Run, read_picks, shown_confusion
 from utils import UserError
 
 T = TypeVar("T")
@@ -43,7 +43,11 @@ def shown_seed(c: Comparison) -> int:
 
 
 def _read_confusion(run: Run) -> Matrix | TextTable:
-    return confusion(*read_confusion(run.folder / CONFUSION))
+    found, shown = shown_confusion(run)
+    last = run.rounds[-1]
+    if shown is not None and shown is not last:
+        raise UserError(f"{run.folder / CONFUSION} shows round {shown.round}; the last one in use is {last.round}")
+    return confusion(found)
 
 
 def _read_each(runs: dict[str, Run], read: Callable[[Run], T], loss: str, unreadable: list[str]) -> dict[str, T]:

@@ -54,7 +54,8 @@ SETTINGS: Any = {  # matplotlib types each key by name
 def drawing(settings: Any = None) -> Iterator[None]:
     """Matplotlib with our settings, whatever the user's matplotlibrc says, and without its warnings."""
     with mpl.rc_context(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+        for message in ("Glyph .* missing", "constrained_layout not applied"):
+            warnings.filterwarnings("ignore", message, UserWarning)
         mpl.rcdefaults()
         mpl.rcParams.update({**SETTINGS, **(settings or {})})
         yield
@@ -119,7 +120,7 @@ def _write_title(ax: Axes, title: str, width: float) -> None:
 
 
 def _thousands(value: float, _: int) -> str:
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.10g}"
+    return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:,.10g}"
 
 
 def _bare(height: float) -> tuple[Figure, Axes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from report.tree import Report, Section, TextTable
+from utils import printable
 
 
 def as_markdown(report: Report) -> str:
@@ -17,7 +18,7 @@ def as_markdown(report: Report) -> str:
 
 
 def _section(section: Section, beats_text: str) -> list[str]:
-    out = ["", f"## {_plain(section.title)}", "", f"{section.counts}.", ""]
+    out = ["", f"## {_plain(section.title)}", "", f"{section.counts}. {_plain(section.power)}".rstrip(), ""]
     out += [f"- **{_plain(v.label)}: {v.verdict}.** {v.numbers}" for v in section.verdicts]
     out += _items([f"Note: {note}" for note in section.notes])
     if section.table:
@@ -31,7 +32,7 @@ def _plain(text: str) -> str:
     """Text on one line that Markdown leaves as it is."""
     for mark in "\\|<`*_&~$":
         text = text.replace(mark, f"\\{mark}")
-    return " ".join(text.replace("](", "]\\(").split())
+    return printable(" ".join(text.replace("](", "]\\(").split()))
 
 
 def _items(lines: list[str]) -> list[str]:

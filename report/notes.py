@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-
 import numpy as np
 
-from report.comparison import Comparison
+from report.comparison import BETTER, LEAST_SPREAD, WORSE, Comparison, one_image
+from report.environments import environment_notes
+from report.numbers import points, size_text
 from report.statistics import TIE, critical_t
 from runs.settings import BASELINE
 
-ENOUGH_SEEDS = 5
+ENOUGH_SEEDS = 5  # with fewer, the critical value is above 3 standard errors
+FEW_IMAGES = 3  # a gain below so many test images is noted
 
 
 def notes_of(c: Comparison) -> list[str]:
     """What a reader must know before believing a table, a line each."""
-    return [*_seed_notes(c), *_pairing_notes(c), *_environment_notes(c), *_left_out_notes(c)]
+    return [*_seed_notes(c), *_test_set_notes(c), *_pairing_notes(c), *environment_notes(c), *_left_out_notes(c)]
 
 
 def _seed_notes(c: Comparison) -> list[str]:
@@ -40,12 +40,35 @@ def _about_seeds(few: int) -> str:
     if few == 0:
         return f"no seed in common with {BASELINE}, so nothing can be decided."
     if few == 1:
-        return f"one seed decides nothing: it gives no interval and no test. Run {ENOUGH_SEEDS} seeds, at least 3."
+        return (
+            "one seed decides nothing: it gives no interval and no test. Run 3 seeds to see how many more are needed."
+        )
     return (
-        f"{few} seeds are {'enough for a first impression only' if few == 3 else 'few'}: to be significant, a "
-        f"difference must be {critical_t(few):.1f} times its standard error. Run {ENOUGH_SEEDS} seeds for a verdict to "
-        "rely on."
+        f"{few} seeds find large gains only: to be significant, a difference must be {critical_t(few):.1f} times its "
+        "standard error. 'Better' and 'worse' err as seldom as with more seeds, but gains found with few seeds tend to "
+        "be overestimated."
     )
+
+
+def _test_set_notes(c: Comparison) -> list[str]:
+    """Spreads and verdicts that rest on a few test images."""
+    image, n_test = one_image(c.setting.config, c.metric), c.setting.config.get("n_test")
+    notes = []
+    if flat := [r.label for r in c.rows if r.sd <= LEAST_SPREAD * image]:
+        notes.append(
+            f"{', '.join(flat)}: the standard deviation of the gains over the seeds is at most {LEAST_SPREAD:.2f} of "
+            f"{n_test:,} test images, and counts as that much."
+        )
+    errors = {r.label: float(np.sqrt(max(r.final.mean * (1 - r.final.mean), 0) * image)) for r in c.rows}
+    decided = [r for r in c.rows if r.verdict in (BETTER, WORSE)]
+    if small := [r for r in decided if abs(r.gain.mean) < max(errors[r.label], FEW_IMAGES * image)]:
+        gains = ", ".join(f"{points(r.gain.mean)} of {r.label}" for r in small)
+        notes.append(
+            f"{n_test:,} test images are few for gains of {gains}: one image is {size_text(image, c.metric)} points, "
+            f"and other {n_test:,} images would move a final {c.metric.name} by "
+            f"{size_text(max(errors.values()), c.metric)} points (one standard error): they may give another verdict."
+        )
+    return notes
 
 
 def _pairing_notes(c: Comparison) -> list[str]:
@@ -66,22 +89,6 @@ def _pairing_notes(c: Comparison) -> list[str]:
             "strategy had chosen yet: the device does not repeat its results exactly, or the code changed between runs."
         )
     return notes
-
-
-def _environment_notes(c: Comparison) -> list[str]:
-    seen: dict[str, Counter[str]] = {}
-    for e in (run.environment for of in c.runs.values() for run in of):
-        packages = e.get("packages")
-        versions = packages if isinstance(packages, dict) else {}
-        for key, value in {**{k: e.get(k) for k in ("device_name", "git_commit")}, **versions}.items():
-            short = re.sub(r"\b([0-9a-f]{10})[0-9a-f]{30}", r"\1", str(value))  # a commit
-            seen.setdefault(key, Counter())[short] += 1
-    return [
-        f"The runs differ in {key}, which may affect the numbers: "
-        f"{'; '.join(f'{n} x {v}' for v, n in values.most_common())}."
-        for key, values in seen.items()
-        if len(values) > 1
-    ]
 
 
 def _left_out_notes(c: Comparison) -> list[str]:

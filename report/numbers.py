@@ -8,6 +8,7 @@ import numpy as np
 
 from report.statistics import Estimate
 from runs.metrics import METRICS, Metric
+from utils import printable
 
 
 def percent(value: float) -> str:
@@ -32,6 +33,11 @@ def difference_text(value: float, metric: Metric) -> str:
     if metric.share:
         return points(value)
     return f"{value:+.3g}" if np.isfinite(value) else "-"
+
+
+def size_text(difference: float, metric: Metric) -> str:
+    """A difference of 0 or more without its sign, in the unit of `difference_text`."""
+    return difference_text(difference, metric).removeprefix("+")
 
 
 def unit_of(metric: Metric) -> str:
@@ -71,7 +77,7 @@ def shown(value: float, column: str, digits: int = 2) -> str:
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table for the terminal: columns of words aligned to the left, of numbers to the right."""
-    cells = [list(header), *[list(r) for r in rows]]
+    cells = [[printable(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(r[j]) for r in cells) for j in range(len(header))]
     words = [
         all(not r[j][:1].isdigit() for r in rows) and any(r[j][:1].isalpha() for r in rows) for j in range(len(header))

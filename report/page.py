@@ -69,7 +69,7 @@ def _gains(charts: Charts, number: int, styles: dict[str, Look]) -> Markup:
 
 def _parts(text: str) -> list[str]:
     """The parts of a cell between which a line may break: the words of a name, a number and its interval."""
-    if re.match(r"[-+]?[\d.]+ [\[±]", text):
+    if re.match(r"[-+]?[\d.,]+ [\[±]", text):
         number, rest = text.split(" ", 1)
         gap = " " if rest.startswith("[") else NBSP
         return [number + gap + rest.replace(" ", NBSP)]

@@ -46,43 +46,56 @@ def critical_t(n: int) -> float:
     return float(special.stdtrit(n - 1, 1 - LEVEL / 2))
 
 
-def _mean_and_error(values: Floats) -> tuple[Floats, Floats]:
-    """Mean of each column and its standard error. Shapes (R,), from (S, R) with S >= 2."""
-    return values.mean(axis=0), values.std(axis=0, ddof=1) / np.sqrt(len(values))
+def mean_heights(n_labeled: NDArray[np.int64], curves: Floats) -> Floats:
+    """AUBC of whole curves. Shape (...), from (..., R)."""
+    if len(n_labeled) < 2:
+        return curves[..., 0]
+    area: Floats = np.trapezoid(curves, n_labeled) / (n_labeled[-1] - n_labeled[0])
+    return area
 
 
-def interval(values: Floats) -> Estimate:
+def spread(values: Floats, resolution: float = 0.0) -> Floats:
+    """Sample standard deviation of each column, at least the resolution. Shapes (R,), from (S, R) with S >= 2.
+
+    Differences of a measure that moves in steps may be equal by chance, and no spread is then no certainty: see
+    docs/statistics.md.
+    """
+    return np.maximum(values.std(axis=0, ddof=1), resolution)
+
+
+def interval(values: Floats, resolution: float = 0.0) -> Estimate:
     """Mean of independent values with its confidence interval from Student's t."""
     if len(values) < 2:
         return Estimate(float(values.mean()), float("nan"), float("nan"))
-    mean, error = map(float, _mean_and_error(values))
+    mean, error = float(values.mean()), float(spread(values, resolution)) / len(values) ** 0.5
     half = critical_t(len(values)) * error if error >= TIE else 0.0
     return Estimate(mean, mean - half, mean + half)
 
 
-def paired_p(a: Floats, b: Floats) -> Floats:
+def paired_p(a: Floats, b: Floats, resolution: float = 0.0) -> Floats:
     """Two-sided p-values of paired t-tests, one a column; NaN for a single pair.
 
-    Where all differences are equal there is no spread to test against: p is then 1 if they are 0 or only two, else 0.
+    Where all differences are equal and no resolution is known, there is no spread to test against: p is then 1 if they
+    are 0, else 2^(1 - S), the chance that S fair signs are equal.
 
     Args:
         a: values of one strategy. Shape (S, R), a row a seed.
         b: values of the other, the same seeds in the same order. Shape (S, R).
+        resolution: the smallest standard deviation to believe of the differences; 0 where none is known.
 
     Returns:
         Shape (R,).
     """
     from scipy import special
 
-    difference = a - b
-    if len(a) < 2:
+    difference, n = a - b, len(a)
+    if n < 2:
         return np.full(a.shape[1], np.nan)
-    mean, error = _mean_and_error(difference)
-    flat = np.ptp(difference, axis=0) < TIE
-    t = np.abs(mean) / np.where(flat, 1.0, error)
-    apart = (np.abs(mean) > TIE) & (len(a) > 2)
-    p: Floats = np.where(flat, np.where(apart, 0.0, 1.0), 2 * special.stdtr(len(a) - 1, -t))
-    return p
+    mean = np.abs(difference.mean(axis=0))
+    sd = np.maximum(spread(difference, resolution), TIE)
+    p: Floats = 2 * special.stdtr(n - 1, -mean * np.sqrt(n) / sd)
+    flat = (np.ptp(difference, axis=0) < TIE) & (resolution < TIE)
+    return np.where(mean <= TIE, 1.0, np.where(flat, 0.5 ** (n - 1), p))
 
 
 def holm(p: Floats) -> Floats:
@@ -99,27 +112,17 @@ def holm(p: Floats) -> Floats:
     return adjusted
 
 
-def significant(a: Floats, b: Floats) -> tuple[int, int]:
+def significant(a: Floats, b: Floats, resolution: float = 0.0) -> tuple[int, int]:
     """Rounds after the first in which `a` is significantly above `b`, and in which it is below.
 
     Args:
         a: values of one strategy. Shape (S, R), a row a seed.
         b: values of the other, the same seeds in the same order. Shape (S, R).
+        resolution: as of `paired_p`.
     """
-    different = paired_p(a[:, 1:], b[:, 1:]) < LEVEL
+    different = paired_p(a[:, 1:], b[:, 1:], resolution) < LEVEL
     above = a[:, 1:].mean(axis=0) > b[:, 1:].mean(axis=0)
     return int((different & above).sum()), int((different & ~above).sum())
-
-
-def labels_to_reach(n_labeled: NDArray[np.int64], values: Floats, target: float) -> float:
-    """Labels at which a curve first reaches a value, interpolated between rounds; infinite when it never does."""
-    above = np.flatnonzero(values >= target - TIE)
-    if not len(above):
-        return float("inf")
-    i = int(above[0])
-    if i == 0:
-        return float(n_labeled[0])
-    return float(np.interp(target, values[i - 1 : i + 1], n_labeled[i - 1 : i + 1]))
 
 
 class Ranking(NamedTuple):

@@ -13,13 +13,14 @@ from report.numbers import (
     difference_unit,
     p_value,
     shown,
+    size_text,
     unit_of,
     value_text,
     with_interval,
 )
 from report.statistics import LEVEL, Ranking
 from report.tree import TextTable
-from report.wording import labels_saved
+from report.wording import labels_text
 from runs.format import SECONDS
 from runs.metrics import METRICS, Metric
 from runs.reading import Run
@@ -45,7 +46,8 @@ def strategies_table(c: Comparison) -> TextTable:
         _in_unit("gain", difference_unit(c.metric)) + " [95 %]",
         "p (Holm)",
         "win/tie/loss",
-        "labels saved",
+        "labels saved [95 %]",
+        _in_unit("detectable", difference_unit(c.metric)),
         "s/query",
     ]
     return TextTable(header, [_cells(r, c.metric) for r in c.rows])
@@ -65,7 +67,8 @@ def _cells(row: Row, metric: Metric) -> list[str]:
         with_interval(row.gain, lambda v: difference_text(v, metric)),
         p_value(row.p_holm),
         f"{row.wins}/{row.ties}/{row.losses}" if row.n_pairs > 1 else "-",
-        labels_saved(row),
+        with_interval(row.saved, labels_text),
+        size_text(row.detectable, metric),
         f"{row.query_seconds:.3g}" if np.isfinite(row.query_seconds) else "-",
     ]
 

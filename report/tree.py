@@ -130,6 +130,7 @@ class Section:
         config: every setting that its runs share.
         rows: the strategies in numbers, best first.
         counts: how many strategies are better, worse, not distinguishable, undecided.
+        power: what gain the tests could have found; empty where there is no test.
         verdicts: a verdict for each strategy but RandomSampling.
         notes: what a reader must know before believing the table.
         charts: None before the first round is done.
@@ -144,6 +145,7 @@ class Section:
     config: dict[str, Any]
     rows: list[Row]
     counts: str
+    power: str
     verdicts: list[Verdict]
     notes: list[str]
     charts: Charts | None

@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from report.comparison import BETTER, SAME, UNDECIDED, WORSE, Row
-from report.numbers import difference_text, difference_unit, p_value, plural, unit_of, value_text, with_interval
+from report.numbers import (
+    difference_text,
+    difference_unit,
+    p_value,
+    plural,
+    size_text,
+    unit_of,
+    value_text,
+    with_interval,
+)
+from report.power import MOST_SEEDS
 from report.statistics import LEVEL, Ranking
 from runs.metrics import Metric
 from runs.settings import BASELINE
@@ -15,7 +25,6 @@ BEATS = (
     "than the column's (two-sided paired t-test, 5 %, not adjusted). The last line is the mean of each column, how "
     "often that strategy lost: lower is better."
 )
-NEVER_REACHED = "never reached"
 
 
 def subject(metric: Metric) -> str:
@@ -39,17 +48,55 @@ def reading(metric: Metric) -> list[str]:
         "adjusted, so it may exclude 0 where the verdict is 'not distinguishable'.",
         "Win/tie/loss: number of rounds after the first in which a two-sided paired t-test (5 %, not adjusted) finds "
         f"the strategy better than {BASELINE}, finds no difference, finds it worse.",
-        f"Labels saved: labels that {BASELINE} needs to reach its final {metric.name}, minus labels that the strategy "
-        "needs to reach the same value, both on the mean curve and interpolated between rounds.",
-        "Not distinguishable does not mean equal: these runs cannot tell the difference.",
+        f"Labels saved: labels that {BASELINE} needs to first reach the worse of the two final values of "
+        f"{metric.name}, minus labels that the strategy needs, both on the mean curve and interpolated between rounds. "
+        "Above 0 the strategy saves labels, below 0 it costs labels. In brackets the 95 % confidence interval: the "
+        "numbers that a paired t-test over the seeds does not rule out.",
+        f"Detectable: the true gain, in {unit}, that the test finds with 80 % probability, given this number of seeds "
+        "and the spread of their gains, at the strictest level that Holm's method uses (0.05 divided by the number of "
+        "strategies). The spread is itself estimated, the more roughly the fewer seeds there are.",
+        "Not distinguishable does not mean equal: these runs cannot tell the difference. A true gain below the "
+        "detectable one is likely to be missed.",
+        *_about_steps(metric),
     ]
 
 
-def labels_saved(row: Row) -> str:
-    """The labels saved, or that RandomSampling's final value was never reached."""
-    if np.isneginf(row.saved):
-        return NEVER_REACHED
-    return f"{row.saved:,.0f}" if np.isfinite(row.saved) else "-"
+def _about_steps(metric: Metric) -> list[str]:
+    if not metric.share:
+        return []
+    return [
+        "Resolution: the standard deviation of differences counts as at least 0.71 test images, that of two runs which "
+        "each classify one image by chance, because differences that are equal in all seeds may be chance."
+    ]
+
+
+def labels_text(n: float) -> str:
+    """A signed number of labels."""
+    return f"{round(n):+,d}" if np.isfinite(n) else "-"
+
+
+def _seeds_text(n: float) -> str:
+    return f"{n:,.0f}" if np.isfinite(n) else f"more than {MOST_SEEDS:,d}"
+
+
+def _detectable(row: Row, metric: Metric) -> str:
+    return f"{size_text(row.detectable, metric)} {difference_unit(metric)}".rstrip()
+
+
+def power_text(rows: list[Row], metric: Metric) -> str:
+    """What gain the tests of a table would find, and how many seeds it takes to find a small one; may be empty."""
+    known = sorted((r for r in rows if np.isfinite(r.detectable)), key=lambda r: r.detectable)
+    if not known:
+        return ""
+    low, high = (_detectable(r, metric) for r in (known[0], known[-1]))
+    gains = low if low == high else f"{low} ({known[0].label}) to {high} ({known[-1].label})"
+    few, many = (_seeds_text(f(r.seeds_needed for r in known)) for f in (min, max))
+    adjusted = f", after Holm's method for {len(known)} strategies" if len(known) > 1 else ""
+    return (
+        f"What these seeds can find: a true gain of {gains}, with 80 % probability{adjusted}. To find "
+        f"{'half a point' if metric.share else 'the gains shown'} takes "
+        f"{few if few == many else f'{few} to {many}'} seeds."
+    )
 
 
 def evidence(row: Row, metric: Metric) -> str:
@@ -71,9 +118,9 @@ def evidence(row: Row, metric: Metric) -> str:
     if np.isfinite(row.p_holm):
         parts.append(f"p {p_value(row.p_holm)}")
     parts.append(seeds(row.n_pairs))
-    saved = labels_saved(row)
-    never = f"random's final {metric.name} never reached"
-    parts.append(never if saved == NEVER_REACHED else f"{saved} labels saved")
+    parts.append(f"labels saved {with_interval(row.saved, labels_text)}")
+    if row.verdict == SAME and np.isfinite(row.detectable):
+        parts.append(f"could have found {_detectable(row, metric)}")
     return ", ".join(parts)
 
 

@@ -27,11 +27,22 @@ ROOT = Path(__file__).parent.parent
         ("scale", ["second start", "ClusterBasedSelection", "BADGE"], []),
         ("accuracy", ["training, SmallCNN"], ["test accuracy 0"]),
         ("many_runs", ["2 runs by sweep.py", "overhead of each run"], ["2 of 2 runs with the same picks"]),
+        (
+            "noise",
+            ["normal", "50 test images", "a gain of 0.5 points", "gain found with 80 %", "a gain of 1 point, skewed"],
+            ["288 of 288 tables as compare_strategies has them"],
+        ),
+        (
+            "features",
+            ["embedding", "second start", "linear probe"],
+            [r"least cosine with other 0\.99", "the same digest", "test accuracy"],
+        ),
         ("gpu", ["training", "query, AdversarialBIM", "demo.py, ResNet9"], ["same class for 100.00 %"]),
     ],
 )
 def test_benchmark_runs(name, cases, checks, tmp_path):
     words = {"scale": ["--tiny"], "accuracy": ["SmallCNN", "--dataset_name", "Digits", "--n_labeled", "30"]}
+    words["noise"] = ["--tiny", "--figure", str(tmp_path / "noise.png")]
     words["many_runs"] = ["--n_runs", "2", "--min_steps", "2"]
     arguments = words.get(name, ["--tiny", "--data_dir", str(tmp_path)])
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *arguments]

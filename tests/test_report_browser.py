@@ -27,7 +27,7 @@ def page(tmp_path_factory):
         for seed in (1, 2, 3):
             curve = rising(3, gain=0.02 * k, noise=0.004, seed=seed + 10 * k)
             write_run(root / "results", name, seed, curve, classes=[f"class {i}" for i in range(12)], queries=True)
-            digits = {"dataset_name": "Digits", "img_size": 8, "n_train": 1400}
+            digits = {"dataset_name": "Digits", "img_size": 8, "n_train": 1400, "n_init_labeled": 50}
             choose_digits(write_run(root / "results", name, seed, curve, **digits), 70 * k)
     out = root / "out"
     assert compare.main([str(root / "results"), "--out", str(out), "--data_dir", str(root)]) == 0

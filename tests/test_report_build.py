@@ -19,6 +19,7 @@ from report.curves import Curve
 from report.picks import MOST_CLASSES, MOST_COLUMNS, MOST_PICTURES, picks_by_class
 from report.statistics import aubc
 from report.tree import Matrix, TextTable
+from runs.confusion import Confusion
 from runs.metrics import METRICS, Metric
 from runs.reading import Picks, read_picks, read_run
 
@@ -264,7 +265,8 @@ def test_pictures_are_shown_where_the_images_are(results, tmp_path):
 def test_digits_are_shown_without_files(tmp_path):
     _, labels, paths = digit_images(8)
     for name in ("RandomSampling", "MarginSampling"):
-        folder = write_run(tmp_path / "r", name, 1, rising(2), dataset_name="Digits", n_train=1400, img_size=8)
+        config = {"dataset_name": "Digits", "n_init_labeled": 50, "n_train": 1400, "img_size": 8}
+        folder = write_run(tmp_path / "r", name, 1, rising(1), **config)
         lines = [f"{r},{k},{50 * r + k},{paths[50 * r + k]},{labels[50 * r + k]}" for r in (0, 1) for k in range(50)]
         (folder / "queries.csv").write_text("\n".join(["round,rank,index,path,label", *lines, ""]))
     (section,) = tree_of(tmp_path / "r", data_dir=tmp_path).sections
@@ -293,7 +295,7 @@ def test_many_rounds_and_classes_stay_one_small_matrix():
 
 
 def test_a_confusion_matrix_is_shaded_by_the_share_of_the_true_class():
-    matrix = confusion(["a", "b"], np.array([[3, 1], [0, 0]]))
+    matrix = confusion(Confusion.of_matrix(["a", "b"], np.array([[3, 1], [0, 0]])))
     assert isinstance(matrix, Matrix)
     assert (matrix.rows, matrix.values.tolist()) == (["a", "b"], [[3, 1], [0, 0]])
     assert matrix.shade.tolist() == [[0.75, 0.25], [0, 0]]
@@ -303,11 +305,11 @@ def test_many_classes_become_a_list_of_confusions():
     classes = [f"c{i:03d}" for i in range(60)]
     counts = np.array([line[1:] for line in fake_confusion(classes)])
     counts[7, 3] = 1234
-    table = confusion(classes, counts)
+    table = confusion(Confusion.of_matrix(classes, counts))
     assert isinstance(table, TextTable)
     assert len(table.rows) == 15
     assert table.rows[0] == ["c007", "c003", f"1,234 of {counts[7].sum():,}"]
-    few = confusion(classes, np.diag(np.full(60, 5)) + np.eye(60, k=59, dtype=np.int64))
+    few = confusion(Confusion.of_matrix(classes, np.diag(np.full(60, 5)) + np.eye(60, k=59, dtype=np.int64)))
     assert few.rows == [["c000", "c059", "1 of 6"]]  # no pair that never occurred
 
 

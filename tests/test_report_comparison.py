@@ -10,9 +10,20 @@ from in_memory import MARGIN, RANDOM, compared, p_of, row_of, run_of
 from scipy import stats
 from test_report_statistics import T2
 
-from report.comparison import BETTER, NOTHING, SAME, UNDECIDED, WORSE, compare_strategies, penalty_matrix, rank_datasets
+from report.comparison import (
+    BETTER,
+    LEAST_SPREAD,
+    NOTHING,
+    SAME,
+    UNDECIDED,
+    WORSE,
+    compare_strategies,
+    penalty_matrix,
+    rank_datasets,
+)
+from report.power import detectable_gain, seeds_needed
 from report.tables import beats_table, ranking_table, strategies_table
-from report.wording import labels_saved
+from report.wording import evidence
 from runs.metrics import METRICS
 from runs.settings import group
 
@@ -33,7 +44,8 @@ def test_a_row_has_the_numbers_worked_out_by_hand():
     assert margin.final_gain.mean == pytest.approx((0.04 + 0.04 + 0.03) / 3)
     assert (margin.n_pairs, margin.query_seconds, margin.verdict) == (3, 2.0, BETTER)
     # Margin's mean curve passes random's .7 between .64 at 200 and .736667 at 300 labels
-    assert margin.saved == pytest.approx(300 - (200 + 100 * 0.06 / (0.736666667 - 0.64)))
+    assert margin.saved.mean == pytest.approx(300 - (200 + 100 * 0.06 / (0.736666667 - 0.64)))
+    assert margin.saved.low < margin.saved.mean < margin.saved.high
     assert (margin.label, margin.strategy_name, margin.strategy_args) == ("MarginSampling", "MarginSampling", "{}")
     assert [r.label for r in c.rows] == ["MarginSampling", "RandomSampling"]
 
@@ -72,7 +84,7 @@ def test_the_penalty_matrix_says_which_row_beats_which_column():
 def test_gains_are_paired_by_seed_whatever_the_order_of_the_runs():
     shifted = {seed: tuple(v + 0.1 * seed for v in c) for seed, c in RANDOM.items()}
     better = {seed: tuple(v + 0.01 + 0.0001 * seed for v in c) for seed, c in reversed(shifted.items())}
-    row = row_of(compared({"RandomSampling": shifted, "MarginSampling": better}), "MarginSampling")
+    row = row_of(compared({"RandomSampling": shifted, "MarginSampling": better}, n_test=100_000), "MarginSampling")
     assert row.gain.mean == pytest.approx(0.0102)
     assert row.p == pytest.approx(p_of([0.0101, 0.0102, 0.0103]))
     assert row.verdict == BETTER
@@ -97,16 +109,44 @@ def test_seeds_that_random_lacks_count_for_the_mean_but_not_for_the_gain():
     assert row.aubc.mean < 0.6
 
 
-def test_labels_saved_have_the_right_sign_and_may_never_be_reached():
+def test_labels_saved_are_negative_where_the_strategy_needs_more():
     slow = {s: (0.5, 0.5, c[2]) for s, c in RANDOM.items()}
-    low = {s: tuple(v - 0.1 for v in c) for s, c in RANDOM.items()}
+    low = {s: (0.5, *(v - 0.05 for v in c[1:])) for s, c in RANDOM.items()}
     c = compared({"RandomSampling": RANDOM, "MarginSampling": MARGIN, "Slow": slow, "Low": low})
-    assert row_of(c, "MarginSampling").saved > 0
-    assert row_of(c, "Slow").saved == pytest.approx(0)
-    assert labels_saved(row_of(c, "Low")) == "never reached"
+    assert row_of(c, "MarginSampling").saved.mean > 0
+    assert row_of(c, "Slow").saved.mean == pytest.approx(0)
+    assert row_of(c, "Low").saved.mean == pytest.approx(250 - 300)  # random's mean is .65 at 250 labels
+    assert "labels saved -50 [" in evidence(row_of(c, "Low"), METRICS["accuracy"])
     peak = {s: (0.5, 0.75, 0.7) for s in RANDOM}  # random itself is there before its end
     c = compared({"RandomSampling": peak, "Late": {s: (0.5, 0.6, 0.7) for s in RANDOM}})
-    assert row_of(c, "Late").saved == pytest.approx(180 - 300)
+    assert row_of(c, "Late").saved.mean == pytest.approx(180 - 300)
+
+
+def test_power_counts_the_seeds_the_spread_and_the_strategies():
+    c = compared({"RandomSampling": RANDOM, "A": MARGIN, "B": {s: MARGIN[s] for s in (1, 2)}, "C": {1: MARGIN[1]}})
+    a, b, single = (row_of(c, k) for k in "ABC")
+    assert a.sd == pytest.approx(statistics.stdev([0.03, 0.035, 0.0225]))
+    assert a.detectable == detectable_gain(a.sd, 3, 2)  # two are tested: C has one seed
+    assert b.detectable == detectable_gain(statistics.stdev([0.03, 0.035]), 2, 2)
+    assert a.seeds_needed == seeds_needed(0.005, a.sd, 2)
+    assert all(math.isnan(v) for v in (single.sd, single.detectable, single.seeds_needed))
+    nll = row_of(compared({"RandomSampling": RANDOM, "A": MARGIN}, "nll"), "A")
+    assert nll.seeds_needed == seeds_needed(0.0875 / 3, nll.sd, 1)  # of the gain that was measured
+
+
+def test_three_equal_gains_of_one_test_image_decide_nothing():
+    one = {s: (0.5, *(v + 0.002 for v in c[1:])) for s, c in RANDOM.items()}  # of 500
+    row = row_of(compared({"RandomSampling": RANDOM, "A": one}), "A")
+    assert row.sd == pytest.approx(LEAST_SPREAD / 500)
+    assert (row.verdict, row.wins) == (SAME, 0)
+    assert row.p > 0.1
+    assert row.gain.low < 0 < row.gain.high
+    assert "could have found" in evidence(row, METRICS["accuracy"])
+    three = row_of(compared({"RandomSampling": RANDOM, "A": one}, n_test=5000), "A")  # ten images
+    assert (three.verdict, three.wins) == (BETTER, 2)
+    unknown = row_of(compared({"RandomSampling": RANDOM, "A": one}, n_test=None), "A")
+    assert (unknown.p, unknown.verdict) == (0.25, SAME)
+    assert math.isnan(unknown.detectable)
 
 
 def test_holm_counts_the_strategies_of_the_table_and_not_random():
@@ -189,12 +229,13 @@ def test_without_random_or_a_common_seed_nothing_is_claimed():
 def test_where_lower_is_better_everything_but_the_shown_values_is_mirrored(metric):
     curves = {"RandomSampling": RANDOM, "A": MARGIN, "B": {s: tuple(v - 0.02 for v in c) for s, c in RANDOM.items()}}
     mirrored = {name: {s: tuple(1 - v for v in c) for s, c in of.items()} for name, of in curves.items()}
-    up, down = compared(curves, "accuracy"), compared(mirrored, metric)
+    up, down = compared(curves, "accuracy", n_test=None), compared(mirrored, metric, n_test=None)
     assert [r.label for r in up.rows] == [r.label for r in down.rows] == ["A", "RandomSampling", "B"]
     assert np.array_equal(up.beats, down.beats, equal_nan=True)
     for high, low in zip(up.rows, down.rows, strict=True):
         for field in ("gain", "final_gain", "p", "p_holm", "wins", "ties", "losses", "saved", "n_pairs"):
             assert getattr(high, field) == pytest.approx(getattr(low, field), nan_ok=True), field
+        assert high.detectable == pytest.approx(low.detectable, nan_ok=True)
         assert high.verdict == low.verdict
         assert low.aubc == pytest.approx((1 - high.aubc.mean, 1 - high.aubc.high, 1 - high.aubc.low))
         assert low.final.mean == pytest.approx(1 - high.final.mean)

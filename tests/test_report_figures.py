@@ -323,3 +323,11 @@ def test_a_swatch_is_a_piece_of_the_line_without_ids():
         assert f"var(--{styles[label].color.name}," in line.attrib["style"]
         assert len(marker) == (label != "RandomSampling")
         assert ("stroke-dasharray" in line.attrib["style"]) == bool(styles[label].dash)
+
+
+def test_values_of_any_size_are_drawn_without_a_warning():
+    """Ticks of hundreds of digits left no room for the axes, of which matplotlib warned."""
+    for top in (1e300, 1e-300, 1e15 + 1, 123456789012.125):
+        c = Curve("A", np.array([100, 200]), np.array([0.0, top]), np.full(2, np.nan), 1, True)
+        text = svg(draw_curves([c], "nll", looks(["A"])), "a", "b")
+        assert max(len(label) for label in re.findall(">([^<]*)</text>", text)) <= 20

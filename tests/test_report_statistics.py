@@ -15,7 +15,7 @@ from report.statistics import (
     critical_t,
     holm,
     interval,
-    labels_to_reach,
+    mean_heights,
     nemenyi,
     overlap,
     paired_p,
@@ -33,6 +33,14 @@ def test_aubc_is_the_mean_height_by_the_trapezoid_rule():
     assert aubc(np.array([100]), np.array([0.5])) == 0.5
     assert aubc(np.array([0, 5, 10]), np.array([0.2, np.nan, 0.4])) == pytest.approx(0.3)
     assert np.isnan(aubc(np.array([0, 5]), np.full(2, np.nan)))
+
+
+def test_mean_heights_are_the_aubc_of_each_curve():
+    n_labeled, curves = np.array([10, 20, 50, 60]), np.random.default_rng(0).uniform(0, 1, (3, 4, 4))
+    assert mean_heights(n_labeled, curves) == pytest.approx(
+        np.array([[aubc(n_labeled, c) for c in of] for of in curves]), rel=1e-14
+    )
+    assert mean_heights(n_labeled[:1], curves[..., :1]).tolist() == curves[..., 0].tolist()
 
 
 def test_intervals_agree_with_the_definition():
@@ -55,15 +63,33 @@ def test_intervals_and_paired_tests_agree_with_scipy_to_the_last_digits():
         assert critical_t(n) == pytest.approx(stats.t.ppf(1 - LEVEL / 2, n - 1), rel=1e-12)
 
 
-def test_paired_tests_do_not_fail_where_there_is_no_spread():
+def test_equal_differences_are_tested_as_signs_where_no_resolution_is_known():
     a = np.array([[0.5, 0.6, 0.1], [0.5, 0.7, 0.3], [0.5, 0.8, 0.2]])
     b = a - np.array([0.0, 0.1, 0.0]) + np.array([[0, 0, 0.1], [0, 0, -0.2], [0, 0, 0.1]])
     p = paired_p(a, b)
-    assert p[:2].tolist() == [1.0, 0.0]
+    assert p[:2].tolist() == [1.0, 0.25]  # three fair signs are equal in a quarter of cases
     assert p[2] == pytest.approx(p_of(a[:, 2] - b[:, 2]))
-    assert paired_p(a[:2], b[:2])[1] == 1.0  # two equal differences say nothing
+    assert paired_p(a[:2], b[:2])[1] == 0.5
     assert np.isnan(paired_p(a[:1], b[:1])).all()
     assert paired_p(a[:, :0], b[:, :0]).shape == (0,)
+
+
+@pytest.mark.parametrize(("n", "images", "found"), [(3, 1, False), (3, 2, True), (5, 1, True), (5, 0.5, False)])
+def test_equal_differences_count_as_spread_by_the_resolution(n, images, found):
+    resolution = math.sqrt(0.5) / 50
+    a, b = np.full((n, 2), 0.8), np.full((n, 2), 0.8 - images / 50)
+    t = images / 50 / (resolution / math.sqrt(n))
+    (p, _), (_, low, high) = paired_p(a, b, resolution), interval(a[:, 0] - b[:, 0], resolution)
+    assert p == pytest.approx(2 * stats.t.sf(t, n - 1))
+    assert (p < LEVEL) == (not low <= 0 <= high) == found
+    assert significant(a, b, resolution) == (int(found), 0)
+    assert paired_p(a, a, resolution).tolist() == [1.0, 1.0]
+
+
+def test_a_spread_above_the_resolution_is_left_as_it_is():
+    a = np.random.default_rng(0).normal(0, 0.1, (5, 3))
+    assert paired_p(a, 0 * a, 0.01).tolist() == paired_p(a, 0 * a).tolist()
+    assert interval(a[:, 0], 0.01) == interval(a[:, 0])
 
 
 def test_significant_counts_both_sides_after_the_first_round():
@@ -93,20 +119,6 @@ def test_holm_rejects_what_the_step_down_procedure_rejects():
                     break
                 rejected.add(i)
             assert set(np.flatnonzero(holm(p) <= level)) == rejected
-
-
-@pytest.mark.parametrize(
-    ("values", "target", "labels"),
-    [
-        ((0.5, 0.6, 0.7), 0.65, 250.0),
-        ((0.5, 0.6, 0.7), 0.5, 100.0),
-        ((0.5, 0.6, 0.7), 0.7, 300.0),
-        ((0.5, 0.8, 0.7), 0.65, 150.0),
-        ((0.5, 0.6, 0.7), 0.71, math.inf),
-    ],
-)
-def test_labels_to_reach_a_value_are_interpolated_where_the_curve_first_passes_it(values, target, labels):
-    assert labels_to_reach(np.array([100, 200, 300]), np.array(values), target) == pytest.approx(labels)
 
 
 @pytest.mark.parametrize(("k", "q"), [(2, 1.960), (3, 2.343), (5, 2.728), (10, 3.164)])

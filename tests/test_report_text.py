@@ -1,6 +1,7 @@
 """Every view of VIEWS and the text for the terminal show the tree, and names stay text in all of them."""
 
 import csv
+import html
 import io
 import json
 import re
@@ -93,7 +94,7 @@ def test_markdown_has_whole_tables_and_the_verdicts(tree):
     markdown = as_markdown(tree)
     assert f"**EntropySampling: {BETTER}.** {tree.sections[0].verdicts[0].numbers}" in markdown
     header, rule, *body = [line for line in markdown.splitlines() if line.startswith("|")][:5]
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in (header, rule, *body)} == {11}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in (header, rule, *body)} == {12}
     assert "| \\<0.001 |" in markdown
 
 
@@ -112,12 +113,33 @@ def test_csv_has_a_line_a_strategy_in_plain_numbers(tree):
     assert (lines["RandomSampling"]["gain"], lines["RandomSampling"]["wins"]) == ("", "")
 
 
-def test_csv_says_never_where_the_target_is_never_reached(tmp_path):
+def test_csv_holds_lost_labels_and_what_could_have_been_found(tmp_path):
     for seed in (1, 2):
         write_run(tmp_path, "RandomSampling", seed, [0.4, 0.6, 0.8])
         write_run(tmp_path, "MarginSampling", seed, [0.4, 0.5, 0.6 + seed / 100])
-    (margin,) = (r for r in csv.DictReader(io.StringIO(as_csv(tree_of(tmp_path)))) if r["pairs"] == "2")
-    assert margin["labels_saved"] == "never"
+    report = tree_of(tmp_path)
+    (margin,) = (r for r in csv.DictReader(io.StringIO(as_csv(report))) if r["pairs"] == "2")
+    assert margin["labels_saved"] == "-46.25"  # random's mean is .615 at 153.75 labels, margin's at 200
+    assert float(margin["labels_saved_low"]) < -46.25 < float(margin["labels_saved_high"])
+    (row,) = (r for r in report.sections[0].rows if r.n_pairs)
+    for name, value in (("gain_sd", row.sd), ("detectable_gain", row.detectable), ("seeds_needed", row.seeds_needed)):
+        assert float(margin[name]) == pytest.approx(value, rel=1e-7), name
+    assert HEADER[-5:] == ("labels_saved_low", "labels_saved_high", "gain_sd", "detectable_gain", "seeds_needed")
+
+
+@views
+def test_a_view_says_what_could_have_been_found(tree, view, tmp_path):
+    if view is as_csv:
+        return
+    assert re.sub(r"\W+", " ", tree.sections[0].power) in re.sub(
+        r"\W+", " ", re.sub(r"<[^>]*>", "", html.unescape(view(tree)))
+    )
+    for seed in range(5):
+        for name in ("RandomSampling", "BADGE"):
+            write_run(tmp_path, name, seed, rising(4, noise=0.01, seed=seed + 9 * len(name)))
+    text = re.sub(r"<[^>]*>", "", view(tree_of(tmp_path)))
+    assert "could have found" in text or view is as_text
+    assert "a true gain of" in text
 
 
 # Names
@@ -131,7 +153,8 @@ def evil_tree(tmp_path_factory):
     root = tmp_path_factory.mktemp("evil")
     for seed in (1, 2):
         for name in ("RandomSampling", "MarginSampling"):
-            folder = write_run(root, name, seed, rising(2, noise=0.01, seed=seed), classes=["a", "b"], net_name=EVIL)
+            settings = {"classes": ["a", "b"], "net_name": EVIL, "n_init_labeled": 1, "n_query": 1}
+            folder = write_run(root, name, seed, rising(1, noise=0.01, seed=seed), **settings)
             config = json.loads((folder / "config.json").read_text())
             config |= {"dataset_name": EVIL, "strategy_name": name if name == "RandomSampling" else EVIL}
             (folder / "config.json").write_text(json.dumps(config))
@@ -165,10 +188,10 @@ def test_names_are_neither_markup_nor_links_in_markdown(evil_tree):
     markdown = as_markdown(evil_tree)
     assert not re.search(r"(?<!\\)<", markdown)
     assert "](" not in markdown
-    assert "\x1b[31m\\*\\_\\$" in markdown
+    assert "\\x1b[31m\\*\\_\\$" in markdown
     assert "\udcff\\\\" in markdown  # the backslash itself, twice
     header, *body = [line for line in markdown.splitlines() if line.startswith("|")][:4]
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in (header, *body)} == {11}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in (header, *body)} == {12}
 
 
 def test_names_come_back_from_csv(evil_tree):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.error import URLError
@@ -10,12 +11,13 @@ from urllib.error import URLError
 import torch
 from torch import Tensor, nn
 
+from features.backbones import timm_network
 from utils import UserError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what torchvision's weights were trained on
 SMALL_IMAGE = 64  # pixels; up to here ResNets keep their full resolution in the stem
 
-Shape = tuple[int, ...]  # of one row of the inputs: (3, H, W)
+Shape = tuple[int, ...]  # of one row of the inputs: (3, H, W) of images, (D,) of features
 
 
 class Net(nn.Module):
@@ -26,21 +28,22 @@ class Net(nn.Module):
         n_features: D.
         n_classes: C.
         dropout: probability that an entry of the embedding is dropped in training.
+        n_channels: 3; of a network that reads features, how many each row has.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, body: nn.Module, n_features: int, n_classes: int, dropout: float) -> None:
+    def __init__(self, body: nn.Module, n_features: int, n_classes: int, dropout: float, n_channels: int = 3) -> None:
         super().__init__()
         self.body = body
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(n_features, n_classes)
-        self.register_buffer("mean", torch.full((3,), 0.5))
-        self.register_buffer("std", torch.full((3,), 0.25))
+        self.register_buffer("mean", torch.full((n_channels,), 0.5))
+        self.register_buffer("std", torch.full((n_channels,), 0.25))
 
-    def set_pixel_stats(self, mean: Tensor, std: Tensor) -> None:
-        """Set what `normalize` subtracts and divides by, in 0 to 1. Shapes (3,)."""
+    def set_input_stats(self, mean: Tensor, std: Tensor) -> None:
+        """Set what `normalize` subtracts and divides by: of each channel, in 0 to 1, or of each feature."""
         self.mean.copy_(mean)
         self.std.copy_(std)
 
@@ -102,7 +105,7 @@ def _resnet(name: str, shape: Shape, n_classes: int, dropout: float, pretrained:
     body.fc = nn.Identity()
     net = Net(body, n_features, n_classes, dropout)
     if pretrained:
-        net.set_pixel_stats(torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD))
+        net.set_input_stats(torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD))
     return net
 
 
@@ -182,6 +185,68 @@ def resnet9(shape: Shape, n_classes: int, dropout: float, pretrained: bool) -> N
     return Net(body, 256, n_classes, dropout)
 
 
+class QuickDropout(nn.Dropout):
+    """Dropout that draws eight entries from one random number on a CPU, where drawing takes most of a head's training.
+
+    So the probability is a multiple of 1/256; the entries that stay are scaled by what it really is.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Entries at random set to 0, in training alone. Any shape."""
+        if not self.training or self.p == 0 or x.device.type != "cpu":
+            return super().forward(x)
+        n_dropped = min(max(round(256 * self.p), 1), 255)
+        numbers = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
+        kept = (numbers.view(torch.uint8)[: x.numel()] >= n_dropped).view_as(x)
+        return x * (kept * (256 / (256 - n_dropped)))
+
+
+class FeatureNet(Net):
+    """A network that reads rows of features (B, F) of a frozen backbone instead of images.
+
+    Args:
+        body: normalised features (B, F) to embeddings (B, D).
+        shape: of one row, (F,).
+        n_features: D.
+        n_classes: C.
+        dropout: probability that an entry of the embedding is dropped in training.
+    """
+
+    def __init__(self, body: nn.Module, shape: Shape, n_features: int, n_classes: int, dropout: float) -> None:
+        super().__init__(body, n_features, n_classes, dropout, n_channels=shape[0])
+        self.dropout = QuickDropout(dropout)
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """Features with mean 0 and standard deviation 1 each, float32."""
+        return (x.float() - self.mean) / self.std
+
+
+def linear(shape: Shape, n_classes: int, dropout: float, pretrained: bool) -> Net:
+    """A linear classifier of features: its embedding is the features themselves."""
+    _refuse_pretrained("Linear", pretrained)
+    return FeatureNet(nn.Identity(), shape, shape[0], n_classes, dropout)
+
+
+def mlp(shape: Shape, n_classes: int, dropout: float, pretrained: bool) -> Net:
+    """A classifier of features with one hidden layer of 256 units, which are its embedding."""
+    _refuse_pretrained("MLP", pretrained)
+    return FeatureNet(nn.Sequential(nn.Linear(shape[0], 256), nn.ReLU()), shape, 256, n_classes, dropout)
+
+
+def _timm_net(model: str, weights: Path | None, shape: Shape, n_classes: int, dropout: float, pretrained: bool) -> Net:
+    """A network of timm to be trained whole; a pretrained one expects the pixel statistics of its weights."""
+    body, n_features, mean, std = timm_network(model, weights, pretrained, shape[-1])
+    net = Net(body, n_features, n_classes, dropout)
+    if pretrained:
+        net.set_input_stats(torch.tensor(mean), torch.tensor(std))
+    return net
+
+
+def _refuse_pretrained(name: str, pretrained: bool) -> None:
+    if pretrained:
+        raise UserError(f"--pretrained: there are no pretrained weights for {name}; its --features are pretrained")
+
+
 class Architecture(NamedTuple):
     """A network and the recipe that suits it.
 
@@ -189,11 +254,17 @@ class Architecture(NamedTuple):
         build: makes the network for rows of a shape, (3, H, W), with so many classes and this dropout before the head;
             the last argument requests pretrained weights; a network that has none raises a UserError.
         recipe: what differs from the defaults of `training.recipe.Recipe`, by the names of its fields.
+        reads_features: whether its rows are features (D,) of a frozen backbone (--features).
     """
 
     build: Callable[[Shape, int, float, bool], Net]
     recipe: dict[str, Any]
+    reads_features: bool = False
 
+
+HEAD_RECIPE: dict[str, Any] = dict(
+    n_epoch=20, batch_size=64, lr=0.02, weight_decay=0.2, min_steps=200, dropout=0.5, bf16=False
+)
 
 NETS: dict[str, Architecture] = {
     "SmallCNN": Architecture(small_cnn, dict(n_epoch=60, batch_size=64, lr=0.05, clip=2.0, min_steps=300, dropout=0.3)),
@@ -202,4 +273,36 @@ NETS: dict[str, Architecture] = {
     ),
     "ResNet18": Architecture(resnet18, {}),
     "ResNet50": Architecture(resnet50, {}),
+    "Linear": Architecture(linear, HEAD_RECIPE, reads_features=True),
+    "MLP": Architecture(mlp, {**HEAD_RECIPE, "lr": 0.01, "weight_decay": 0.05}, reads_features=True),
 }
+
+
+TIMM = "timm:"  # what the names of timm's networks begin with
+TIMM_RECIPE: dict[str, Any] = dict(n_epoch=30, batch_size=64, lr=0.05, clip=1.0, min_steps=300, dropout=0.3)
+
+
+def architecture(name: str, with_features: bool = False, weights: Path | None = None) -> Architecture:
+    """A network by its name.
+
+    Args:
+        name: a name in NETS, or timm:<model>[.<tag>], which is trained whole.
+        with_features: whether it will be given features of a frozen backbone.
+        weights: file of pretrained weights for a network of timm; None to download them.
+
+    Raises:
+        UserError: there is no such network, or it reads images where features are given or features where there are
+            images.
+    """
+    if name.startswith(TIMM):
+        found = Architecture(partial(_timm_net, name.removeprefix(TIMM), weights), TIMM_RECIPE)
+    elif name in NETS:
+        found = NETS[name]
+    else:
+        raise UserError(f"--net_name {name}: must be one of {', '.join(NETS)}, or {TIMM}<model>")
+    if found.reads_features and not with_features:
+        raise UserError(f"--net_name {name} reads features: add --features efficientnet_lite0, or take another network")
+    if with_features and not found.reads_features:
+        heads = " or ".join(n for n, a in NETS.items() if a.reads_features)
+        raise UserError(f"--net_name {name} reads images: with --features it must be {heads}")
+    return found

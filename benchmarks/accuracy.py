@@ -41,7 +41,7 @@ def main() -> None:
         first = stream(args.seed, "initial").permutation(len(data.train))[:n]
         pool.label(first, data.train.labels[first])
         for name in args.net_names:
-            recipe, rng = default_recipe(name, False), stream(args.seed, "train")
+            recipe, rng = default_recipe(NETS[name], False), stream(args.seed, "train")
             seconds, learner, peak = timer.once(
                 partial(train, partial(built, name, data, recipe.dropout), pool, recipe, torch.device("cpu"), rng)
             )

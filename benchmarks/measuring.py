@@ -46,7 +46,7 @@ def peak_memory() -> float:
 def built(name: str, data: ImageData, dropout: float) -> Net:
     """A new network of NETS for the images of a data set, which knows their statistics."""
     net = NETS[name].build(data.train.inputs.shape, len(data.classes), dropout, False)
-    net.set_pixel_stats(data.mean, data.std)
+    net.set_input_stats(data.mean, data.std)
     return net
 
 

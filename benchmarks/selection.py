@@ -177,7 +177,7 @@ def deepfool_case(timer: Timer, dataset_name: str, data_dir: Path, n_steps: int,
     pool = Pool(data.train.inputs, len(data.classes))
     first = rng().permutation(len(data.train))[:500]
     pool.label(first, data.train.labels[first])
-    recipe = replace(default_recipe("SmallCNN", False), n_epoch=1, min_steps=n_steps)
+    recipe = replace(default_recipe(NETS["SmallCNN"], False), n_epoch=1, min_steps=n_steps)
     learner = train(
         lambda: NETS["SmallCNN"].build(pool.inputs.shape, pool.n_classes, 0.5, False),
         pool,

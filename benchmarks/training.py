@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from measuring import Timer, built, header, on_cpu, row
 
 from data import ImageData, Inputs, Pool, Split, load
-from nets import Net
+from nets import NETS, Net
 from strategies import STRATEGIES, scores
 from strategies.base import ScoreStrategy
 from strategies.screening import SCREENED_FROM
@@ -221,7 +221,7 @@ def main() -> None:
     except UserError as e:
         print(f"{e}\nusing noise instead; accuracies mean nothing")
         data = noise(50_000)
-    deepal, default = DEEPAL, default_recipe("SmallCNN", False)
+    deepal, default = DEEPAL, default_recipe(NETS["SmallCNN"], False)
     if args.tiny:
         deepal, default = replace(deepal, n_epoch=1), replace(default, n_epoch=1, min_steps=10)
     pool = Pool(data.train.inputs, 10)

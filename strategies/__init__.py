@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 from typing import Any
 
@@ -82,8 +83,13 @@ def _parse(argument: str, text: str, default: Any) -> Any:
 
 
 def described(strategy: type[Strategy], what: str) -> str:
-    """The "Source" or "Cost" line of a strategy's docstring, joined to one line."""
-    lines = (inspect.getdoc(strategy) or "").splitlines()
+    """The "Source" or "Cost" line of a strategy's docstring, joined to one line.
+
+    It is read from the source file, as `python -OO` keeps no docstrings.
+    """
+    definition = ast.parse(inspect.getsource(strategy)).body[0]
+    assert isinstance(definition, ast.ClassDef)
+    lines = (ast.get_docstring(definition) or "").splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith(f"{what}: "))
     text = [lines[start].removeprefix(f"{what}: ")]
     for line in lines[start + 1 :]:

@@ -35,16 +35,21 @@ class Strategy:
 
     needs_dropout: ClassVar[bool] = False
 
-    def query(self, n: int) -> Idxs:
+    def query(self, n: int, among: Idxs | None = None) -> Idxs:
         """The images to label next: n different unlabeled indices of the training set, best first. Shape (n,).
 
+        Args:
+            n: how many.
+            among: unlabeled indices that it chooses from, ascending; all when absent.
+
         Raises:
-            ValueError: n is smaller than 1 or larger than the number of unlabeled images.
+            ValueError: n is smaller than 1 or larger than the number of images to choose from.
             UserError: the scores contain NaN, or the strategy cannot work with this network.
         """
-        idxs = self.pool.unlabeled
+        idxs = self.pool.unlabeled if among is None else among
         if not 1 <= n <= len(idxs):
-            raise ValueError(f"query({n}): {len(idxs)} images are unlabeled, n must be from 1 to {len(idxs)}")
+            there = "are unlabeled" if among is None else "may be chosen"
+            raise ValueError(f"query({n}): {len(idxs)} images {there}, n must be from 1 to {len(idxs)}")
         if self.needs_dropout and not self.learner.has_dropout:
             raise UserError(
                 f"{type(self).__name__} needs a network with dropout; this one was trained with --dropout 0"

@@ -22,19 +22,34 @@ def pixels(n, img_size=16, seed=0):
     return torch.from_numpy(x).permute(0, 3, 1, 2)
 
 
-def pool(n=60, n_labeled=12, n_classes=4, img_size=16, seed=0, labels=None):
-    """A pool of noise whose first `n_labeled` shuffled images are labeled, at random or by `labels` of all images."""
+def row_shape(name, img_size=16):
+    """Shape of what a network of NETS reads."""
+    return (24,) if NETS[name].reads_features else (3, img_size, img_size)
+
+
+def rows(name, n, img_size=16, seed=0):
+    """Noise that a network of NETS reads. Shape (n, 3, img_size, img_size), uint8, or (n, 24), float16."""
+    if NETS[name].reads_features:
+        return torch.randn(n, *row_shape(name), generator=torch.Generator().manual_seed(seed)).half()
+    return pixels(n, img_size, seed)
+
+
+def pool(n=60, n_labeled=12, n_classes=4, img_size=16, seed=0, labels=None, name="SmallCNN"):
+    """A pool of noise that a network reads.
+
+    Its first `n_labeled` shuffled rows are labeled, at random or by `labels` of all rows.
+    """
     rng = np.random.default_rng(seed)
     if labels is None:
         labels = rng.integers(0, n_classes, n)
-    made = Pool(Inputs(pixels(n, img_size, seed)), n_classes)
+    made = Pool(Inputs(rows(name, n, img_size, seed)), n_classes)
     first = np.random.default_rng(seed + 1).permutation(n)[:n_labeled]
     made.label(first, np.asarray(labels)[first])
     return made
 
 
 def build(name="SmallCNN", n_classes=4, img_size=16, dropout=0.5):
-    return lambda: NETS[name].build((3, img_size, img_size), n_classes, dropout, False)
+    return lambda: NETS[name].build(row_shape(name, img_size), n_classes, dropout, False)
 
 
 def learner(of, name="SmallCNN", seed=0, **recipe):

@@ -13,7 +13,22 @@ ROOT = Path(__file__).parent.parent
 APART = ("tests", "benchmarks", "docs", "DATA", "results")
 MAX_LINES = 420
 # Folders and top-level modules from the ground up; what is not named, such as a new script, stands on top of all.
-LAYERS = ("utils", "files", "runs", "images", "data", "nets", "training", "strategies", "report", "demo", "sweep")
+LAYERS = (
+    "startup",
+    "utils",
+    "files",
+    "runs",
+    "images",
+    "features",
+    "data",
+    "subsets",
+    "nets",
+    "training",
+    "strategies",
+    "report",
+    "demo",
+    "sweep",
+)
 # Pairs that stand beside each other: neither may import the other.
 SEPARATE = (
     ("report", "training"),
@@ -22,16 +37,18 @@ SEPARATE = (
     ("report", "data"),
     ("report", "demo"),
 )
-WITHOUT_TORCH = ("utils", "files", "runs", "images", "report", "compare", "plot")
+WITHOUT_TORCH = ("startup", "utils", "files", "runs", "images", "report", "compare", "plot")
 # The libraries that only some modules import, by the beginning of the module's name.
 HOMES = {
     "matplotlib": ("report.figures",),
-    "PIL": ("images.", "report.pictures"),
+    "PIL": ("images.", "features.", "report.pictures"),
     "jinja2": ("report.", "labeling."),
     "filelock": ("files",),
     "ray": ("runs.on_ray",),
     "argparse": ("utils",),  # and scripts
-    "pickle": ("training.model_file",),  # for the name of the error that torch.load raises
+    "pickle": ("training.model_file", "features.weights"),  # for the name of the error that torch.load raises
+    "timm": ("features.",),
+    "safetensors": ("features.",),
     "starlette": ("labeling.",),
 }
 

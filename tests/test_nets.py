@@ -11,7 +11,8 @@ from small import CPU
 from torch import nn
 
 import nets
-from nets import NETS
+from features.rows import feature_stats
+from nets import NETS, architecture
 from training.loop import train
 from training.recipe import Recipe
 from utils import UserError, stream
@@ -35,10 +36,11 @@ def hub(tmp_path, monkeypatch):
 @ALL
 @pytest.mark.parametrize("img_size", [8, 20, 32, 40, 64, 96])
 def test_every_net_embeds_and_classifies_every_size(name, img_size):
-    net = NETS[name].build((3, img_size, img_size), 7, 0.5, False).eval()
+    shape = small.row_shape(name, img_size)
+    net = NETS[name].build(shape, 7, 0.5, False).eval()
     if img_size > 40 and sum(p.numel() for p in net.parameters()) > LARGE:
         pytest.skip("slow, and nothing that a smaller network of its family does not show")
-    x = torch.randn(2, 3, img_size, img_size)
+    x = torch.randn(2, *shape)
     h = net.embed(x)
     assert h.shape == (2, net.head.in_features)
     assert torch.equal(net(x), net.head(h))
@@ -54,7 +56,7 @@ def test_every_net_has_a_linear_head_that_reads_the_embedding_after_dropout(name
     net.dropout.train()
     read = []
     net.head.register_forward_pre_hook(lambda module, arguments: read.append(arguments[0]))
-    x = torch.randn(8, 3, 16, 16)
+    x = torch.randn(8, *small.row_shape(name))
     net(x)
     h = net.embed(x)
     ratio = (read[0] / h)[h.abs() > 1e-6]
@@ -66,8 +68,8 @@ def test_every_net_has_a_linear_head_that_reads_the_embedding_after_dropout(name
 @ALL
 def test_every_net_reads_each_image_alone(name):
     net = small.build(name)().eval()
-    x = torch.randn(3, 3, 16, 16)
-    alone = torch.cat([net(image[None]) for image in x])
+    x = torch.randn(3, *small.row_shape(name))
+    alone = torch.cat([net(row[None]) for row in x])
     torch.testing.assert_close(net(x), alone, rtol=1e-4, atol=1e-5)
 
 
@@ -84,11 +86,12 @@ def test_every_net_refuses_pretrained_weights_or_says_that_they_cannot_be_had(na
     monkeypatch.setenv("HF_HOME", str(hub))
     monkeypatch.setattr(socket, "getaddrinfo", unreachable)
     with pytest.raises(UserError, match=r"^--pretrained: .*(no pretrained weights for|could not be downloaded)"):
-        NETS[name].build((3, 32, 32), 5, 0.5, True)
+        NETS[name].build(small.row_shape(name, 32), 5, 0.5, True)
 
 
 @ALL
-def test_every_net_trains(name, pool):
+def test_every_net_trains(name):
+    pool = small.pool(name=name)
     nets_built, before = [], []
 
     def build():
@@ -139,11 +142,40 @@ def test_normalize_gives_mean_0_and_deviation_1():
     net = small.build()()
     x = small.pixels(50)
     share = x.double() / 255
-    net.set_pixel_stats(share.mean((0, 2, 3)), share.std((0, 2, 3), correction=0))
+    net.set_input_stats(share.mean((0, 2, 3)), share.std((0, 2, 3), correction=0))
     out = net.normalize(x)
     assert out.dtype == torch.float32
     torch.testing.assert_close(out.mean((0, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
     torch.testing.assert_close(out.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-4, rtol=0)
+
+
+def test_a_head_reads_features_with_mean_0_and_deviation_1():
+    net = NETS["Linear"].build((24,), 3, 0.5, False).eval()
+    x = (5 + 3 * torch.randn(500, 24)).half()
+    net.set_input_stats(*feature_stats(x))
+    out = net.normalize(x)
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out.mean(0), torch.zeros(24), atol=1e-4, rtol=0)
+    torch.testing.assert_close(out.std(0, correction=0), torch.ones(24), atol=1e-4, rtol=0)
+    assert torch.equal(net.embed(out), out)
+    assert sum(p.numel() for p in net.parameters()) == 3 * 24 + 3
+
+
+def test_mlp_has_one_hidden_layer():
+    net = NETS["MLP"].build((24,), 3, 0.5, False)
+    assert [tuple(p.shape) for p in net.parameters()] == [(256, 24), (256,), (3, 256), (3,)]
+    assert (net.embed(torch.randn(9, 24)) >= 0).all()
+
+
+def test_a_network_is_found_by_name_and_by_what_it_reads():
+    assert architecture("ResNet9", with_features=False) is NETS["ResNet9"]
+    assert architecture("Linear", with_features=True) is NETS["Linear"]
+    with pytest.raises(UserError, match=r"^--net_name Nonsense: must be one of SmallCNN, ResNet9,"):
+        architecture("Nonsense", with_features=False)
+    with pytest.raises(UserError, match=r"^--net_name Linear reads features: add --features"):
+        architecture("Linear", with_features=False)
+    with pytest.raises(UserError, match=r"^--net_name ResNet9 reads images: with --features it must be Linear or MLP$"):
+        architecture("ResNet9", with_features=True)
 
 
 # Pretrained weights

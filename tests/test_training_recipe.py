@@ -21,9 +21,9 @@ FIELDS_OF_0_1_0 = {
 
 def test_every_default_recipe_is_allowed():
     for name in NETS:
-        default_recipe(name, False).check()
-        default_recipe(name, True).check()
-    assert default_recipe("ResNet18", True).lr < default_recipe("ResNet18", False).lr
+        default_recipe(NETS[name], False).check()
+        default_recipe(NETS[name], True).check()
+    assert default_recipe(NETS["ResNet18"], True).lr < default_recipe(NETS["ResNet18"], False).lr
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,16 @@ from utils import UserError, environment, warn
 
 ROOT = Path(__file__).resolve().parent.parent
 # Files and folders whose code round 0 depends on: after a change to any of them it is trained again.
-CODE = ("demo.py", "utils.py", "data.py", "nets.py", "images", "training")
-QUERY_SETTINGS = ("strategy_name", "strategy_args", "n_query", "score_bf16", "screen")  # no part in round 0
+CODE = ("demo.py", "utils.py", "data.py", "subsets.py", "nets.py", "images", "features", "training")
+QUERY_SETTINGS = (
+    "strategy_name",
+    "strategy_args",
+    "n_query",
+    "score_bf16",
+    "screen",
+    "candidates",
+    "candidates_by",
+)  # no part in round 0
 
 
 class Trained(NamedTuple):

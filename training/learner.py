@@ -12,14 +12,7 @@ from tqdm import tqdm
 
 from data import Inputs
 from nets import Net
-from utils import UserError
-
-
-def has_fast_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies matrices faster in bfloat16 than in float32."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.type == "cpu" and bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+from utils import UserError, has_fast_bf16
 
 
 def has_finite_weights(net: Net) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,13 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from data import Pool, channels_last
+from data import Pool, Split, channels_last
 from nets import Net
 from training.batches import Batches, draw_batches
 from training.cuda_graph import EAGER_STEPS, captured, side_queue, tuned_convolutions
-from training.learner import Learner, has_fast_bf16, has_finite_weights
+from training.learner import Learner, has_finite_weights
 from training.recipe import SCHEDULES, Recipe
-from utils import UserError
+from training.validation import N_CHECKS, WORST, Best, Quality, calibrate
+from utils import UserError, has_fast_bf16
+
+DECAYS = (0.1, 1.0, 10.0)  # times the recipe's weight decay, from which validation images choose on features
 
 
 @contextmanager
@@ -43,6 +48,7 @@ def train(
     device: torch.device,
     rng: np.random.Generator,
     on_first_epoch: Callable[[float], None] = lambda seconds_per_step: None,
+    validation: Split | None = None,
 ) -> Learner:
     """Train a new network on the labeled rows of the pool.
 
@@ -53,17 +59,40 @@ def train(
         device: where.
         rng: initial weights, order, augmentation and dropout are drawn from it, and nothing else is.
         on_first_epoch: called with the seconds that a step takes, once they are known.
+        validation: labeled images that decide what the recipe leaves to them; needed where it does.
 
     Raises:
         UserError: the loss or a weight is not finite, a batch does not fit into the device's memory, or torch.compile
             failed.
     """
+    decays = DECAYS if recipe.keep == "best" and len(pool.inputs.shape) == 1 else [1.0]
+    trained = []
+    for decay in decays:
+        attempt = replace(recipe, weight_decay=decay * recipe.weight_decay)
+        trained.append(_trained(build, pool, attempt, device, copy.deepcopy(rng), on_first_epoch, validation))
+    net, _ = max(trained, key=lambda of: of[1])
+    if recipe.calibrate and validation is not None:
+        calibrate(net, validation, device)
+    return Learner(net, device)
+
+
+def _trained(
+    build: Callable[[], Net],
+    pool: Pool,
+    recipe: Recipe,
+    device: torch.device,
+    rng: np.random.Generator,
+    on_first_epoch: Callable[[float], None],
+    validation: Split | None,
+) -> tuple[Net, Quality]:
+    """One training, and how good its network is on the validation images if they choose among its weights."""
     with _seeded(rng, device):
         net = build().to(device).to(memory_format=torch.channels_last)
         draws = draw_batches(len(pool.labeled), pool.inputs.shape, recipe, rng)
         try:
             batches = Batches(*_labeled_rows(pool, device), draws)
-            loss = _fit(net, batches, recipe, on_first_epoch)
+            best = Best(net, validation, device) if recipe.keep == "best" and validation is not None else None
+            loss = _fit(net, batches, recipe, on_first_epoch, best)
         except torch.OutOfMemoryError as e:
             raise UserError(
                 f"--batch_size {recipe.batch_size} does not fit into the memory of {device}; lower it"
@@ -74,7 +103,7 @@ def train(
             raise UserError(f"--compile: torch.compile failed ({str(e).splitlines()[0]}); leave it out") from e
     if not math.isfinite(loss) or not has_finite_weights(net):  # the last update can spoil what its loss does not show
         raise UserError(f"the training diverged (loss {loss}) with --lr {recipe.lr}; lower it")
-    return Learner(net, device)
+    return net, best.quality if best else WORST
 
 
 def _labeled_rows(pool: Pool, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -91,8 +120,10 @@ def _labeled_rows(pool: Pool, device: torch.device) -> tuple[Tensor, Tensor]:
     return x, torch.from_numpy(pool.labels[labeled]).to(device)
 
 
-def _fit(net: Net, batches: Batches, recipe: Recipe, on_first_epoch: Callable[[float], None]) -> float:
-    """All steps of one training. Returns the last loss."""
+def _fit(
+    net: Net, batches: Batches, recipe: Recipe, on_first_epoch: Callable[[float], None], best: Best | None
+) -> float:
+    """All steps of one training, at the end of which the network has its best weights. Returns the last loss."""
     device, n_labeled, n_steps = batches.x.device, len(batches.x), batches.n_steps
     n_epoch_steps = math.ceil(n_labeled / recipe.batch_size)
     step = _step(net, batches, recipe)
@@ -107,13 +138,23 @@ def _fit(net: Net, batches: Batches, recipe: Recipe, on_first_epoch: Callable[[f
             if (i + 1) % n_epoch_steps == 0 or i + 1 == n_steps:
                 loss = step_loss.item()
                 if not math.isfinite(loss):
-                    break
+                    return loss
             if i == EAGER_STEPS:
                 start = time.perf_counter()  # the first steps include one-time setup
             if i == max(n_epoch_steps, 20) + EAGER_STEPS:
                 step_loss.item()  # waits for the device
                 on_first_epoch((time.perf_counter() - start) / (i - EAGER_STEPS))
+            if best and ((i + 1) % math.ceil(n_steps / N_CHECKS) == 0 or i + 1 == n_steps):
+                best.check()
+    if best:
+        best.restore()
     return loss
+
+
+def _class_weight(labels: Tensor, n_classes: int) -> Tensor:
+    """Weight of each class, inverse to its labels; 1 on average over all labels. Shape (C,)."""
+    counts = labels.bincount(minlength=n_classes).float()
+    return len(labels) / ((counts > 0).sum() * counts.clamp(min=1))
 
 
 def _step(net: Net, batches: Batches, recipe: Recipe) -> Callable[[], Tensor]:
@@ -130,6 +171,7 @@ def _step(net: Net, batches: Batches, recipe: Recipe) -> Callable[[], Tensor]:
         net.parameters(), rate, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov, fused=True
     )
     bf16 = recipe.bf16 and has_fast_bf16(device)
+    weight = _class_weight(batches.y, net.head.out_features) if recipe.class_weight == "balanced" else None
     forward: Callable[[Tensor], Tensor] = net
     if recipe.compile:
         torch.compiler.reset()  # it stops compiling after eight networks, and every round has its own
@@ -140,7 +182,7 @@ def _step(net: Net, batches: Batches, recipe: Recipe) -> Callable[[], Tensor]:
         rate.copy_(schedule.index_select(0, index)[0])
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
             logits = forward(net.normalize(rows))
-        loss = F.cross_entropy(logits.float(), labels)
+        loss = F.cross_entropy(logits.float(), labels, weight)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if recipe.clip:

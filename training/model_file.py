@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from nets import NETS
+from nets import architecture
 from training.learner import Learner
 from utils import UserError
 
@@ -50,8 +50,9 @@ def read_model(path: Path | str, device: torch.device) -> tuple[Learner, dict[st
             if damaged := records.testzip():  # torch itself does not verify checksums
                 raise ValueError(f"the checksum of {damaged} does not match")
         content = torch.load(path, map_location="cpu", weights_only=True)
-        shape = (3, content["img_size"], content["img_size"])
-        net = NETS[content["net_name"]].build(shape, len(content["classes"]), content["dropout"], False)
+        shape = tuple(content.get("shape", (3, content["img_size"], content["img_size"])))
+        found = architecture(content["net_name"], with_features=len(shape) == 1)
+        net = found.build(shape, len(content["classes"]), content["dropout"], False)
         net.load_state_dict(content["state_dict"])
     except UNLOADABLE as e:
         raise UserError(f"{path} is not a model.pt of DalMax: {' '.join(str(e).split())}") from e

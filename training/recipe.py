@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from nets import NETS
+from nets import Architecture
+from runs.options import added
 from utils import UserError
 
 MAX_ROWS = 1_000_000_000  # read by one training, three times ImageNet's 300 epochs; each takes 9 bytes of memory
@@ -32,6 +33,10 @@ class Recipe:
         cuda_graph: on CUDA, record a step once and replay it: the same results up to rounding, faster.
         compile: compile the network with torch.compile, which takes a minute at first.
         bf16: compute in bfloat16 in training where the device does so fast: CUDA, CPUs with AVX512-BF16 or AMX.
+        class_weight: weights of the classes in the loss: none, or balanced (inverse to their labels).
+        keep: the weights of the last step, or the best of ten moments of the training by validation images (best);
+            on features also of three values of weight_decay: a tenth of it, itself, and ten times it.
+        calibrate: divide the logits by the temperature with the highest likelihood on validation images.
     """
 
     n_epoch: int = 50
@@ -49,6 +54,9 @@ class Recipe:
     cuda_graph: bool = True
     compile: bool = False
     bf16: bool = True
+    class_weight: str = added("none")
+    keep: str = added("last")
+    calibrate: bool = added(False)
 
     def check(self) -> None:
         """Raise a UserError that names the field if a value makes no sense."""
@@ -63,6 +71,8 @@ class Recipe:
             "min_steps": (self.min_steps >= 0, "0 or more"),
             "translate": (0 <= self.translate < 0.5, "from 0 to below 0.5"),
             "dropout": (0 <= self.dropout < 1, "from 0 to below 1"),
+            "class_weight": (self.class_weight in ("none", "balanced"), "none or balanced"),
+            "keep": (self.keep in ("last", "best"), "last or best"),
             "nesterov": (not self.nesterov or self.momentum > 0, "off (--no-nesterov) when --momentum is 0"),
         }
         for name, (right, allowed) in rules.items():
@@ -75,6 +85,12 @@ class Recipe:
         if n_rows > MAX_ROWS:
             given = f"--n_epoch {self.n_epoch} --batch_size {self.batch_size} --min_steps {self.min_steps}"
             raise UserError(f"{given}: a training would read {n_rows:,} images; at most {MAX_ROWS:,} are possible")
+
+    def check_validation(self, has_validation: bool) -> None:
+        """Raise a UserError if validation images are needed and there are none."""
+        for flag, needed in (("--keep best", self.keep == "best"), ("--calibrate", self.calibrate)):
+            if needed and not has_validation:
+                raise UserError(f"{flag} needs validation images: add --n_val, or a val/ folder to the data set")
 
     def n_steps(self, n_labeled: int) -> int:
         """Steps of one training on this many labeled images."""
@@ -92,7 +108,7 @@ def one_cycle(step: int, n_steps: int) -> float:
 SCHEDULES: dict[str, Callable[[int, int], float]] = {"one_cycle": one_cycle, "constant": lambda step, n_steps: 1.0}
 
 
-def default_recipe(net_name: str, pretrained: bool) -> Recipe:
-    """The recipe that suits a network of NETS; pretrained weights need smaller steps."""
-    recipe = Recipe(**NETS[net_name].recipe)
+def default_recipe(net: Architecture, pretrained: bool) -> Recipe:
+    """The recipe that suits a network; pretrained weights need smaller steps."""
+    recipe = Recipe(**net.recipe)
     return replace(recipe, lr=0.2 * recipe.lr) if pretrained else recipe

@@ -10,6 +10,8 @@ and left out.
 
 from __future__ import annotations
 
+import startup  # noqa: F401  # before what is slow to import
+
 import argparse
 import sys
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from files import write_atomic, writing
 from runs.metrics import METRICS
-from utils import Parser, UserError, exit_code, warn
+from utils import Parser, UserError, exit_code, printable, warn
 
 if TYPE_CHECKING:
     from report.tree import Report
@@ -47,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
         warn(line)
     paths = write(report, args.out) if args.out is not None else []
     print(as_text(report))
-    print("\nwritten: " + ", ".join(map(str, paths)) if paths else "\nno file is written without --out")
+    print("\nwritten: " + ", ".join(map(printable, paths)) if paths else "\nno file is written without --out")
 
 
 def main(argv: list[str] | None = None) -> int:

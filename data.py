@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from features.backbones import load_backbone
+from features.cache import cached_features, features_of_arrays
+from features.rows import Frozen, feature_stats
 from files import alone
 from images.cache import cache_folders, cached_images, first_writable
 from images.cifar10 import download_cifar10
 from images.content import channel_stats, content_digest
 from images.listing import File, folder_of, list_folder, lowest_fifth, visible
-from utils import UserError
+from utils import UserError, warn
 
 MIN_SIZE, MAX_SIZE = 8, 1024  # pixels a side: below, no network has anything to convolve; above, memory explodes
 
+CPU = torch.device("cpu")
 Idxs = NDArray[np.int64]
 
 
@@ -123,10 +128,11 @@ class ImageData:
     Attributes:
         splits: "train" and "test", and "val" where there is one.
         classes: names, sorted; a class is a position in it.
-        mean, std: of the training images' channels, in 0 to 1. Shape (3,).
-        digest: identifies the content of train and test: classes, paths, labels and pixels.
+        mean, std: of the training images' channels, in 0 to 1, shape (3,); or of their features, shape (D,).
+        digest: identifies the content of all splits: classes, paths, labels and pixels.
         unreadable: paths of images that cannot be read and were skipped.
         flip: whether a mirrored image keeps its class.
+        backbone: where rows are features, what made them, by the names of settings in config.json; else empty.
     """
 
     splits: dict[str, Split]
@@ -136,6 +142,7 @@ class ImageData:
     digest: str
     unreadable: list[str]
     flip: bool = True
+    backbone: dict[str, Any] = field(default_factory=dict)
 
     @property
     def train(self) -> Split:
@@ -210,10 +217,9 @@ class Pool:
         self._labels[idxs] = labels
 
 
-def image_split(x: NDArray[np.uint8], files: Sequence[File]) -> Split:
-    """A split of images with their files' labels and paths. Shape of x (N, H, W, 3)."""
-    inputs = Inputs(channels_first(torch.from_numpy(x)))
-    return Split(inputs, np.array([f.label for f in files], np.int64), [f.path for f in files])
+def split_of(x: Tensor, files: Sequence[File]) -> Split:
+    """A split of rows with their files' labels and paths. Length of x N."""
+    return Split(Inputs(x), np.array([f.label for f in files], np.int64), [f.path for f in files])
 
 
 def from_arrays(
@@ -236,7 +242,10 @@ def from_arrays(
     rows["test"] = [i for i, f in enumerate(files) if f in held_out]
     mean, std = channel_stats(x[rows["train"]])
     return ImageData(
-        splits={name: image_split(x[idxs], [files[i] for i in idxs]) for name, idxs in rows.items()},
+        splits={
+            name: split_of(channels_first(torch.from_numpy(x[idxs])), [files[i] for i in idxs])
+            for name, idxs in rows.items()
+        },
         classes=list(classes),
         mean=torch.tensor(mean),
         std=torch.tensor(std),
@@ -246,8 +255,10 @@ def from_arrays(
     )
 
 
-def load_folder(root: Path, data_dir: Path, img_size: int, skip_unreadable: bool) -> ImageData:
-    """A data set from a folder of images, through the cache.
+def load_folder(
+    root: Path, data_dir: Path, img_size: int, skip_unreadable: bool, frozen: Frozen | None = None
+) -> ImageData:
+    """A data set from a folder of images, through the cache: pixels, or features where `frozen` is given.
 
     Raises:
         UserError: the folder does not have the required layout, or has unreadable images that may not be skipped.
@@ -256,46 +267,80 @@ def load_folder(root: Path, data_dir: Path, img_size: int, skip_unreadable: bool
         listing = list_folder(root)
     except OSError as e:
         raise UserError(f"cannot read {e.filename or root}: {e.strerror or e}") from e
-    cached = cached_images(root, listing, data_dir, img_size)
-    unreadable = dict(cached.unreadable)  # position in listing.files: reason
-    if unreadable and not skip_unreadable:
-        lines = "".join(f"\n  {root / listing.files[i].path}: {reason}" for i, reason in unreadable.items())
-        raise UserError(f"{len(unreadable)} unreadable images (--skip_unreadable leaves them out):{lines}")
+    if passed_over := str(listing.passed_over):
+        warn(f"passed over in {root}: {passed_over}")
+    if frozen is None:
+        pixels = cached_images(root, listing, data_dir, img_size)
+        x, unreadable, digest = channels_first(torch.from_numpy(pixels.x)), dict(pixels.unreadable), pixels.digest
+        stats = torch.tensor(pixels.mean), torch.tensor(pixels.std)
+        facts: dict[str, Any] = {}
+    else:
+        backbone = load_backbone(frozen.name, frozen.size, frozen.weights)
+        features = cached_features(root, listing, data_dir, backbone, frozen.device)
+        x, unreadable, digest, facts = features.x, dict(features.unreadable), features.digest, backbone.facts
+        stats = feature_stats(x[: len(listing.without(unreadable).splits["train"])])
+    if unreadable and not skip_unreadable:  # position in listing.files: reason
+        lines = (f"{root / listing.files[i].path}: {reason}" for i, reason in unreadable.items())
+        raise UserError(f"{len(unreadable)} unreadable images (--skip_unreadable leaves them out):", *lines)
     splits, n_rows = {}, 0
     for name, files in listing.without(unreadable).splits.items():
         if lost := {f.label for f in listing.splits[name]} - {f.label for f in files}:
             names = ", ".join(listing.classes[i] for i in sorted(lost))
             raise UserError(f"{root}: no {name} image of {names} is readable")
-        splits[name] = image_split(cached.x[n_rows : n_rows + len(files)], files)
+        splits[name] = split_of(x[n_rows : n_rows + len(files)], files)
         n_rows += len(files)
-    return ImageData(
-        splits=splits,
-        classes=listing.classes,
-        mean=torch.tensor(cached.mean),
-        std=torch.tensor(cached.std),
-        digest=cached.digest,
-        unreadable=[listing.files[i].path for i in sorted(unreadable)],
-    )
+    paths = [listing.files[i].path for i in sorted(unreadable)]
+    return ImageData(splits, listing.classes, *stats, digest, paths, backbone=facts)
 
 
-def _folder(name: str) -> Callable[[Path, int, bool], ImageData]:
-    def load_named(data_dir: Path, img_size: int, skip_unreadable: bool) -> ImageData:
+def embedded(name: str, data_dir: Path, skip_unreadable: bool, frozen: Frozen) -> ImageData:
+    """A data set that is no folder, with its images replaced by features of them at the size of the backbone."""
+    backbone = load_backbone(frozen.name, frozen.size, frozen.weights)
+    data = DATASETS[name](data_dir, backbone.size, skip_unreadable)
+    sizes = [len(split) for split in data.splits.values()]
+    images = torch.cat([split.inputs.batch(0, len(split), CPU) for split in data.splits.values()])
+    x = features_of_arrays(channels_last(images).numpy(), backbone, frozen.device, name, data_dir)
+    rows = dict(zip(data.splits, x.split(sizes), strict=True))
+    splits = {part: replace(split, inputs=Inputs(rows[part])) for part, split in data.splits.items()}
+    digest = hashlib.sha256(repr((data.digest, sorted(backbone.facts.items()))).encode()).hexdigest()
+    mean, std = feature_stats(splits["train"].inputs.x)
+    digest = digest[: len(data.digest)]
+    return replace(data, splits=splits, mean=mean, std=std, digest=digest, backbone=backbone.facts)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A data set that is a folder of images, so that it can be read as pixels and as features.
+
+    Attributes:
+        find: from the folder of the data sets to the one with these images.
+    """
+
+    find: Callable[[Path], Path]
+
+    def __call__(self, data_dir: Path, img_size: int, skip_unreadable: bool, frozen: Frozen | None = None) -> ImageData:
+        """Load it; see `load_folder`."""
+        return load_folder(self.find(data_dir), data_dir, img_size, skip_unreadable, frozen)
+
+
+def _named(name: str) -> Callable[[Path], Path]:
+    def find(data_dir: Path) -> Path:
         root = data_dir / name
         if not root.is_dir():
             raise UserError(f"{root} is missing; put the images there as train/<class>/* and test/<class>/*")
-        return load_folder(root, data_dir, img_size, skip_unreadable)
+        return root
 
-    return load_named
+    return find
 
 
-def cifar10(data_dir: Path, img_size: int, skip_unreadable: bool) -> ImageData:
+def _cifar10(data_dir: Path) -> Path:
     """CIFAR-10 from DATA_CIFAR10/ or CIFAR10/ or, failing both, downloaded and written as CIFAR10/ in PNG files."""
     if folder := folder_of("CIFAR10", data_dir):
-        return load_folder(folder, data_dir, img_size, skip_unreadable)
+        return folder
     with alone(first_writable(cache_folders(data_dir)) / "CIFAR10.lock", "downloading CIFAR-10"):
         if not (data_dir / "CIFAR10").is_dir():
             download_cifar10(data_dir)
-    return load_folder(data_dir / "CIFAR10", data_dir, img_size, skip_unreadable)
+    return data_dir / "CIFAR10"
 
 
 def digits(data_dir: Path, img_size: int, skip_unreadable: bool) -> ImageData:
@@ -311,13 +356,15 @@ def digits(data_dir: Path, img_size: int, skip_unreadable: bool) -> ImageData:
 
 # A function takes the folder of the data sets, the side of the images in pixels, and whether to skip unreadable images.
 DATASETS: dict[str, Callable[[Path, int, bool], ImageData]] = {
-    "CIFAR10": cifar10,
-    "DaninhasDataset": _folder("DaninhasDataset"),
+    "CIFAR10": Folder(_cifar10),
+    "DaninhasDataset": Folder(_named("DaninhasDataset")),
     "Digits": digits,
 }
 
 
-def load(name: str, data_dir: Path | str, img_size: int, skip_unreadable: bool = False) -> ImageData:
+def load(
+    name: str, data_dir: Path | str, img_size: int, skip_unreadable: bool = False, frozen: Frozen | None = None
+) -> ImageData:
     """A data set by name: one of DATASETS, or any folder in `data_dir`.
 
     Args:
@@ -325,6 +372,7 @@ def load(name: str, data_dir: Path | str, img_size: int, skip_unreadable: bool =
         data_dir: the folder that holds the data sets' folders; the cache of decoded images is kept in its .cache/.
         img_size: side of the square images in pixels, 8 to 1024.
         skip_unreadable: leave out images that cannot be read.
+        frozen: work on features of this backbone instead of pixels; `img_size` then has no effect.
 
     Raises:
         UserError: no such data set, a wrong layout, unreadable images or a failed download.
@@ -333,7 +381,12 @@ def load(name: str, data_dir: Path | str, img_size: int, skip_unreadable: bool =
     if not MIN_SIZE <= img_size <= MAX_SIZE:
         raise UserError(f"--img_size {img_size}: must be from {MIN_SIZE} to {MAX_SIZE} pixels")
     if name in DATASETS:
-        return DATASETS[name](data_dir, img_size, skip_unreadable)
+        dataset = DATASETS[name]
+        if frozen is None:
+            return dataset(data_dir, img_size, skip_unreadable)
+        if isinstance(dataset, Folder):
+            return dataset(data_dir, img_size, skip_unreadable, frozen)
+        return embedded(name, data_dir, skip_unreadable, frozen)
     try:
         folders = [e.name for e in visible(data_dir) if e.is_dir()] if data_dir.is_dir() else []
     except OSError as e:
@@ -341,7 +394,7 @@ def load(name: str, data_dir: Path | str, img_size: int, skip_unreadable: bool =
     if name not in folders:
         found = f"it holds {', '.join(folders) or 'no folders'}" if data_dir.is_dir() else "no such folder"
         raise UserError(f"--dataset_name {name}: must be {', '.join(DATASETS)} or a folder in {data_dir}: {found}")
-    return load_folder(data_dir / name, data_dir, img_size, skip_unreadable)
+    return load_folder(data_dir / name, data_dir, img_size, skip_unreadable, frozen)
 
 
 def fingerprint(data: ImageData) -> dict[str, Any]:
@@ -351,4 +404,5 @@ def fingerprint(data: ImageData) -> dict[str, Any]:
         "n_test": len(data.test),
         "n_classes": len(data.classes),
         "data_digest": data.digest,
+        **data.backbone,
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import startup  # noqa: F401  # before what is slow to import
+
 import argparse
 import secrets
 import sys
@@ -17,19 +19,38 @@ import torch
 from torch import Tensor
 
 from data import Idxs, ImageData, Inputs, Pool, fingerprint, load
-from nets import NETS, Net
+from features.rows import Frozen
+from features.weights import hash_of_weights
+from nets import NETS, TIMM, Architecture, Net, architecture
+from runs.confusion import Confusion
 from runs.folder import RunFolder
-from runs.format import CONFUSION, MODEL, PREDICTIONS, Query, Round, confusion_text, predictions_text
-from runs.metrics import METRICS, confusion_matrix
+from runs.format import CONFUSION, MODEL, PREDICTIONS, VALIDATION, Query, Round, predictions_text
+from runs.metrics import METRICS
 from runs.options import recorded
 from strategies import list_strategies, resolve
 from strategies.base import Strategy
+from strategies.candidates import CANDIDATES
+from subsets import long_tailed, with_validation
 from training.first_round import Trained, first_round_key, shared_first_round
 from training.learner import Learner
 from training.loop import train
 from training.model_file import model_bytes
 from training.recipe import Recipe, default_recipe
-from utils import Parser, UserError, configure, duration, environment, exit_code, pick_device, stream, warn
+from utils import (
+    Parser,
+    UserError,
+    configure,
+    duration,
+    environment,
+    exit_code,
+    pick_device,
+    printable,
+    stream,
+    warn,
+)
+
+# Flags of settings that version 0.1.0 did not have, with the values at which they change nothing.
+ADDED: dict[str, Any] = {"n_val": 0, "imbalance": 1.0, "candidates": None, "candidates_by": "random"}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,8 +66,23 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--strategy_args", nargs="*", default=[], metavar="KEY=VALUE", help="the strategy's hyperparameters")
     p.add_argument("--seed", type=int, help="seed of the whole run; drawn at random and printed when absent")
     p.add_argument("--img_size", type=int, default=32, help="side of the square images in pixels")
-    p.add_argument("--net_name", default="ResNet18", help=", ".join(NETS))
-    p.add_argument("--pretrained", action="store_true", help="start from torchvision's ImageNet weights")
+    nets = f"{', '.join(NETS)}, or {TIMM}<model>; auto is ResNet18, or Linear with --features"
+    p.add_argument("--net_name", default="auto", help=nets)
+    p.add_argument("--pretrained", action="store_true", help="start from the weights of torchvision or timm")
+    p.add_argument(
+        "--features",
+        metavar="NAME",
+        help="embed the images once by a frozen backbone and train on its features: efficientnet_lite0 (no download), "
+        "or timm:<model>[.<tag>]",
+    )
+    p.add_argument("--features_size", type=int, metavar="PIXELS", help="what the backbone reads; by default its own")
+    p.add_argument("--weights", type=Path, metavar="FILE", help="weights of timm's network, where none are downloaded")
+    p.add_argument("--n_val", type=int, default=0, help="training images held out at random to measure and choose by")
+    p.add_argument(
+        "--imbalance", type=float, default=1.0, metavar="R", help="thin the rarest class out to R times the commonest"
+    )
+    p.add_argument("--candidates", type=int, metavar="N", help="let each query look at so many unlabeled images only")
+    p.add_argument("--candidates_by", choices=CANDIDATES, default="random", help="which images these are")
     p.add_argument(
         "--score_bf16", action="store_true", help="let strategies embed in bfloat16 where that is fast; other picks"
     )
@@ -80,6 +116,7 @@ class Experiment:
     data: ImageData
     strategy: type[Strategy]
     strategy_args: dict[str, Any]
+    architecture: Architecture
     recipe: Recipe
     device: torch.device
     n_round: int
@@ -88,16 +125,19 @@ class Experiment:
     def build(self) -> Net:
         """A new network with random weights, or pretrained ones, that knows the pixel statistics."""
         c, shape = self.config, self.data.train.inputs.shape
-        net = NETS[c["net_name"]].build(shape, len(self.data.classes), self.recipe.dropout, c["pretrained"])
+        net = self.architecture.build(shape, len(self.data.classes), self.recipe.dropout, c["pretrained"])
         if not c["pretrained"]:
-            net.set_pixel_stats(self.data.mean, self.data.std)
+            net.set_input_stats(self.data.mean, self.data.std)
         return net
 
     @property
     def model_facts(self) -> dict[str, Any]:
         """What a model.pt says about its network."""
         c = self.config
-        return {"net_name": c["net_name"], "classes": self.data.classes, "img_size": c["img_size"]}
+        facts = {"net_name": c["net_name"], "classes": self.data.classes, "img_size": c["img_size"]}
+        if self.data.backbone:
+            facts |= {"shape": list(self.data.train.inputs.shape), **self.data.backbone}
+        return facts
 
     def first_labels(self) -> Idxs:
         """The images labeled before round 0: a draw that depends on the seed and the size of the pool alone."""
@@ -115,25 +155,43 @@ def experiment(args: argparse.Namespace, load: Callable[..., ImageData] = load) 
     Raises:
         UserError: a flag's value is not allowed, or the data cannot be read.
     """
-    for flag, least in (("n_round", 0), ("n_query", 1), ("n_init_labeled", 1), ("seed", 0)):
+    for flag, least in (("n_round", 0), ("n_query", 1), ("n_init_labeled", 1), ("seed", 0), ("n_val", 0)):
         if getattr(args, flag) < least:
             raise UserError(f"--{flag} {getattr(args, flag)}: must be {least} or more")
+    if not 0 < args.imbalance <= 1:
+        raise UserError(f"--imbalance {args.imbalance}: must be above 0 and at most 1")
+    if args.candidates is not None and args.candidates < args.n_query:
+        raise UserError(f"--candidates {args.candidates}: must be at least --n_query {args.n_query}")
+    if args.candidates is None and args.candidates_by != "random":
+        raise UserError(f"--candidates_by {args.candidates_by}: needs --candidates")
     strategy, strategy_args = resolve(args.strategy_name, args.strategy_args)
     strategy(None, None, None, **strategy_args)  # type: ignore[arg-type]  # its __post_init__ checks the values
-    if args.net_name not in NETS:
-        raise UserError(f"--net_name {args.net_name}: must be one of {', '.join(NETS)}")
+    fine_tuned = args.pretrained and args.net_name.startswith(TIMM)
+    if args.features_size is not None and args.features is None:
+        raise UserError(f"--features_size {args.features_size}: needs --features")
+    if args.weights is not None and args.features is None and not fine_tuned:
+        raise UserError(f"--weights {args.weights}: needs --features, or --pretrained and --net_name {TIMM}<model>")
+    default_net = "Linear" if args.features else "ResNet18"
+    net_name = default_net if args.net_name == "auto" else args.net_name
+    net = architecture(net_name, args.features is not None, args.weights)
     given = {f.name: getattr(args, f.name) for f in fields(Recipe) if hasattr(args, f.name)}
-    recipe = replace(default_recipe(args.net_name, args.pretrained), **given)
+    recipe = replace(default_recipe(net, args.pretrained), **given)
     recipe.check()
     if strategy.needs_dropout and recipe.dropout == 0:
         raise UserError(f"--dropout 0: {strategy.__name__} needs a network with dropout")
     device = pick_device(args.device)
     configure(device, args.deterministic)
-    data = load(args.dataset_name, args.data_dir, args.img_size, args.skip_unreadable)
+    frozen = Frozen(args.features, args.features_size, args.weights, device) if args.features else None
+    data = load(args.dataset_name, args.data_dir, args.img_size, args.skip_unreadable, frozen)
     if data.unreadable:
         warn(f"{len(data.unreadable)} unreadable images are left out: {', '.join(data.unreadable[:3])} ...")
     if not data.flip and "flip" not in given:
         recipe = replace(recipe, flip=False)
+    if args.imbalance < 1:
+        data = long_tailed(data, args.imbalance, stream(args.seed, "imbalance"))
+    if args.n_val:
+        data = with_validation(data, args.n_val, stream(args.seed, "validation"))
+    recipe.check_validation("val" in data.splits)
     check_budget(args, len(data.train))
     recipe.check_size(len(data.train))
     config = {
@@ -143,16 +201,20 @@ def experiment(args: argparse.Namespace, load: Callable[..., ImageData] = load) 
         "seed": args.seed,
         "n_init_labeled": args.n_init_labeled,
         "n_query": args.n_query,
-        "img_size": args.img_size,
-        "net_name": args.net_name,
+        "img_size": data.backbone.get("features_size", args.img_size),
+        "net_name": net_name,
         "pretrained": args.pretrained,
         "score_bf16": args.score_bf16,
         "screen": args.screen,
         "deterministic": args.deterministic,
+        **recorded(ADDED, {name: getattr(args, name) for name in ADDED}),
         **recorded(Recipe, asdict(recipe)),
         **fingerprint(data),
     }
-    return Experiment(config, data, strategy, strategy_args, recipe, device, args.n_round, args.results_dir)
+    e = Experiment(config, data, strategy, strategy_args, net, recipe, device, args.n_round, args.results_dir)
+    if fine_tuned:  # weights of one name may differ
+        config["net_weights"] = hash_of_weights(e.build().body.state_dict())[:16]
+    return e
 
 
 def check_budget(args: argparse.Namespace, n_train: int) -> None:
@@ -182,16 +244,16 @@ def header(e: Experiment, folder: Path, n_done: int) -> str:
     columns = [f"{'round':>5}", f"{'labeled':>8}", *(f"{m:>9}" for m in METRICS), " train_s", "  eval_s", " query_s"]
     arguments = "".join(f" {k}={v}" for k, v in e.strategy_args.items())
     steps = ", ".join(f"{f.name}={getattr(e.recipe, f.name)}" for f in fields(Recipe))
-    return "\n".join(
-        [
-            f"# {c['dataset_name']}: {c['n_train']} training and {c['n_test']} test images of {c['img_size']} pixels, "
-            f"{c['n_classes']} classes",
-            f"# {c['strategy_name']}{arguments}: {c['n_init_labeled']} labels, then {e.n_round} x {c['n_query']}",
-            f"# {c['net_name']}{' (pretrained)' if c['pretrained'] else ''} on {e.device}: {steps}",
-            f"# seed {c['seed']}, results in {folder}" + (f"; {n_done} rounds are done already" if n_done else ""),
-            "  ".join(columns),
-        ]
-    )
+    features = f", features of {c['features']}" if "features" in c else ""
+    lines = [
+        f"# {c['dataset_name']}: {c['n_train']} training and {c['n_test']} test images of {c['img_size']} pixels"
+        f"{features}, {c['n_classes']} classes",
+        f"# {c['strategy_name']}{arguments}: {c['n_init_labeled']} labels, then {e.n_round} x {c['n_query']}",
+        f"# {c['net_name']}{' (pretrained)' if c['pretrained'] else ''} on {e.device}: {steps}",
+        f"# seed {c['seed']}, results in {folder}" + (f"; {n_done} rounds are done already" if n_done else ""),
+        "  ".join(columns),
+    ]
+    return "\n".join(map(printable, lines))
 
 
 def line(r: Round) -> str:
@@ -207,14 +269,16 @@ def to_queries(data: ImageData, round: int, idxs: Idxs) -> list[Query]:
     return [Query(round, rank, int(i), paths[i], data.classes[labels[i]]) for rank, i in enumerate(idxs)]
 
 
-def write_results(e: Experiment, run: RunFolder, learner: Learner, probs: Tensor) -> None:
-    """The files that show the last round: predictions, confusion matrix, weights."""
+def write_results(e: Experiment, run: RunFolder, round: int, learner: Learner, probs: Tensor) -> None:
+    """The files that show a committed round: predictions, confusion matrix, weights."""
     confidence, predicted = (t.cpu().numpy() for t in probs.max(1))
     classes, test = e.data.classes, e.data.test
-    run.write(PREDICTIONS, predictions_text(classes, test.paths, test.labels, predicted, confidence))
-    counts = confusion_matrix(predicted, test.labels, len(classes))
-    run.write(CONFUSION, confusion_text(classes, counts))
-    run.write(MODEL, model_bytes(learner, **e.model_facts))
+    files: dict[str, str | bytes] = {
+        PREDICTIONS: predictions_text(classes, test.paths, test.labels, predicted, confidence),
+        CONFUSION: Confusion.counted(classes, test.labels, predicted).text(),
+        MODEL: model_bytes(learner, **e.model_facts),
+    }
+    run.write_outputs(round, files)
 
 
 def trained(e: Experiment, pool: Pool, round: int, estimate: Callable[[float], None]) -> Trained:
@@ -222,7 +286,8 @@ def trained(e: Experiment, pool: Pool, round: int, estimate: Callable[[float], N
 
     def train_now() -> Trained:
         start = time.perf_counter()
-        learner = train(e.build, pool, e.recipe, e.device, stream(e.config["seed"], "train", round), estimate)
+        rng, validation = stream(e.config["seed"], "train", round), e.data.splits.get("val")
+        learner = train(e.build, pool, e.recipe, e.device, rng, estimate, validation)
         return Trained(learner, time.perf_counter() - start)
 
     if round > 0:
@@ -231,8 +296,16 @@ def trained(e: Experiment, pool: Pool, round: int, estimate: Callable[[float], N
     return shared_first_round(path, e.device, train_now, e.model_facts)
 
 
+def candidates(e: Experiment, pool: Pool, learner: Learner, round: int) -> Idxs | None:
+    """The unlabeled images that a query looks at; None for all."""
+    n, by = e.config.get("candidates"), e.config.get("candidates_by", "random")
+    if n is None or n >= len(pool.unlabeled):
+        return None
+    return CANDIDATES[by](pool, learner, n, stream(e.config["seed"], "candidates", round))
+
+
 def one_round(e: Experiment, run: RunFolder, pool: Pool, test: Inputs, round: int, announce: bool) -> Round:
-    """Train, measure, query if another round follows, and commit."""
+    """Train, measure, query if another round follows, commit, and write the files that show the round."""
     c, n_labeled = e.config, len(pool.labeled)
 
     def estimate(seconds_per_step: float) -> None:
@@ -247,26 +320,30 @@ def one_round(e: Experiment, run: RunFolder, pool: Pool, test: Inputs, round: in
     probs = learner.probs(test)
     on_host = probs.cpu().numpy()
     metrics = {m.name: m.function(on_host, e.data.test.labels) for m in METRICS.values()}
+    if "val" in e.data.splits:
+        val = e.data.splits["val"]
+        on_val = learner.probs(val.inputs).cpu().numpy()
+        metrics |= {VALIDATION + m.name: m.function(on_val, val.labels) for m in METRICS.values()}
     measured = time.perf_counter()
     picks = np.empty(0, np.int64)
     n = min(c["n_query"], len(pool.unlabeled))
     if round < e.n_round and n:
         query_learner = learner.configured(c["score_bf16"], c["screen"])  # for the query alone: metrics are of float32
         rng = stream(c["seed"], "query", round)
-        picks = e.strategy(pool, query_learner, rng, **e.strategy_args).query(n)
+        picks = e.strategy(pool, query_learner, rng, **e.strategy_args).query(n, candidates(e, pool, learner, round))
     query_seconds = time.perf_counter() - measured if len(picks) else 0.0
     result = Round(round, n_labeled, metrics, train_seconds, measured - start, query_seconds)
-    write_results(e, run, learner, probs)
     new = to_queries(e.data, round + 1, picks)
     if not run.rounds():
         new = to_queries(e.data, 0, e.first_labels()) + new
     run.commit(result, new)
+    write_results(e, run, round, learner, probs)
     pool.label(picks, e.data.train.labels[picks])
     return result
 
 
 def replay(e: Experiment, run: RunFolder, pool: Pool) -> int:
-    """Label what a run has labeled so far. Returns the round to go on with.
+    """Label what a run has labeled so far, up to the last round in use. Returns the round to go on with.
 
     That is the last committed one if no query followed it: a finished run is being continued.
     """
@@ -275,7 +352,8 @@ def replay(e: Experiment, run: RunFolder, pool: Pool) -> int:
         known = 0 <= q.index < len(train)
         if not known or (train.paths[q.index], e.data.classes[train.labels[q.index]]) != (q.path, q.label):
             raise UserError(f"{run.folder}/queries.csv: index {q.index} is not {q.path} of {q.label} in this dataset")
-    idxs = np.array([q.index for q in queries], np.int64) if queries else e.first_labels()
+    in_use = [q.index for q in queries if q.round <= e.n_round]
+    idxs = np.array(in_use, np.int64) if queries else e.first_labels()
     pool.label(idxs, train.labels[idxs])
     n_done = len(run.rounds())
     return n_done - 1 if n_done and queries[-1].round < n_done else n_done
@@ -292,8 +370,14 @@ def run_experiment(e: Experiment) -> None:
         for r in done:
             print(line(r), flush=True)
         if done and (done[-1].round >= e.n_round or done[-1].n_labeled == e.config["n_train"]):
+            last = min(e.n_round, done[-1].round)
+            if defect := run.outputs_defect({last, done[-1].round}):
+                warn(f"{run.folder}: {defect}; training round {last} again to write them")
+                run.write_environment({**environment(e.device), "n_round": e.n_round})
+                learner, _ = trained(e, pool, last, lambda _: None)
+                write_results(e, run, last, learner, learner.probs(test))
             run.write_n_round(e.n_round)
-            print(f"# finished already; a larger --n_round continues it. Results are in {run.folder}")
+            print(f"# finished already; a larger --n_round continues it. Results are in {printable(run.folder)}")
             return
         run.write_environment({**environment(e.device), "n_round": e.n_round})
         for round in range(first, e.n_round + 1):
@@ -302,15 +386,14 @@ def run_experiment(e: Experiment) -> None:
                 print(line(result), flush=True)
             if result.n_labeled == e.config["n_train"]:
                 break
-        print(f"# finished; results are in {run.folder}")
+        print(f"# finished; results are in {printable(run.folder)}")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script. Returns its exit code."""
     args = parser().parse_args(argv)
     if args.list_strategies:
-        print(list_strategies())
-        return 0
+        return exit_code(lambda: print(list_strategies()), "interrupted")
     resume = "the same command"
     if args.seed is None:
         args.seed = secrets.randbelow(2**31)

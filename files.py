@@ -6,12 +6,15 @@ import csv
 import errno
 import io
 import os
+import re
+import secrets
+import stat
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from utils import UserError, warn
 
@@ -40,16 +43,61 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         UserError: the disk is full or the folder cannot be written.
     """
     data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with writing(path):
-        try:
-            with open(temporary, "wb") as f:
-                f.write(data)
-                f.flush()
-                os.fsync(f.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with writing(path), replacing(path) as f:
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new empty file beside `path` that takes its place at the end, or is removed after an error.
+
+    Its name cannot be guessed and it is created, never opened: a link that somebody puts in its way is not followed.
+    A link at `path` is itself replaced.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb") as f:
+            yield f
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sweep_temporaries(path: Path) -> None:
+    """Remove what killed processes left of `replacing`, while no process can be writing that file."""
+    temporary = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]+\.tmp")
+    with writing(path.parent):
+        for name in filter(temporary.fullmatch, os.listdir(path.parent)):
+            path.with_name(name).unlink()
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading, and nothing but a file: reading a pipe or a device may never end.
+
+    Raises:
+        OSError: it is something else, or cannot be opened.
+    """
+
+    def without_waiting(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+    f = open(path, "rb", opener=without_waiting)
+    if not stat.S_ISREG(os.fstat(f.fileno()).st_mode):
+        f.close()
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return f
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+        OSError: it is no regular file, or cannot be read.
+    """
+    with open_regular(path) as f:
+        return f.read()
 
 
 def read_text(path: Path) -> str | None:
@@ -59,7 +107,7 @@ def read_text(path: Path) -> str | None:
         UserError: the file exists and cannot be read.
     """
     try:
-        return path.read_bytes().decode("utf-8", "surrogateescape")
+        return read_bytes(path).decode("utf-8", "surrogateescape")
     except FileNotFoundError:
         return None
     except OSError as e:
@@ -79,6 +127,10 @@ class Table:
     def records(self) -> Iterator[dict[str, str]]:
         """The rows as cells by column name."""
         return (dict(zip(self.columns, row, strict=True)) for row in self.rows)
+
+    def line(self, i: int) -> int:
+        """The line of the file at which row `i` begins, the first line being 1; a cell may hold newlines."""
+        return i + 2 + sum(cell.count("\n") for row in (self.columns, *self.rows[:i]) for cell in row)
 
     def extended(self, columns: Sequence[str], records: Iterable[Mapping[str, str]]) -> Table:
         """A table with more rows. Columns that it lacks are appended; a cell that is not given is empty."""
@@ -105,37 +157,61 @@ def to_csv(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
 
 
 def read_csv(path: Path, required: Sequence[str]) -> Table:
-    """Read a CSV file, without a torn last line. A missing file, or one without a whole header, is an empty table.
+    """Read a CSV file. A missing file is an empty table.
+
+    Files are replaced whole, so one that is empty, ends within a line or holds zero bytes was damaged from outside.
 
     Args:
         path: the file.
         required: columns that it must have, wherever they stand; it may have others.
 
     Raises:
-        UserError: a required column is missing, a column occurs twice, or a line other than the last is damaged.
+        UserError: the file is damaged, a required column is missing, or a column occurs twice.
     """
     text = read_text(path)
-    if not text:
+    if text is None:
         return Table((), [])
-    torn = not text.endswith("\n") or text.count('"') % 2 == 1  # an open quote: torn within a name of two lines
+    rows, why = _whole_rows(text)
+    if not rows:
+        raise UserError(f"{path} is damaged: {why or 'it is empty'}; restore it or move its folder away to start over")
+    table = Table(tuple(rows[0]), rows[1:])
+    if missing := [name for name in required if name not in table.columns]:
+        raise UserError(f"{path} begins with {','.join(table.columns)!r}, which lacks {', '.join(missing)}")
+    if len(set(table.columns)) < len(table.columns):
+        raise UserError(f"{path} begins with {','.join(table.columns)!r}, in which a column occurs twice")
+    for i, row in enumerate(table.rows):
+        if len(row) != len(table.columns):
+            raise damaged_row(path, table, i, f"{len(row)} cells under {len(table.columns)} columns")
+    if why:
+        raise damaged_row(path, table, len(table.rows), why)
+    return table
+
+
+def _whole_rows(text: str) -> tuple[list[list[str]], str]:
+    """The rows of a CSV file as far as they are whole, and what is wrong with the next one; empty if nothing is."""
+    text, zero, _ = text.partition("\0")
+    why = "zero bytes" if zero else "" if text.endswith("\n") or not text else "a torn line"
+    rows: list[list[str]] = []
     try:
-        lines = list(csv.reader(io.StringIO(text, newline=""), strict=not torn))
+        for row in csv.reader(io.StringIO(text, newline=""), strict=True):
+            rows.append(row)  # one by one, to have those above the damage
     except csv.Error as e:
-        raise UserError(f"{path} is damaged ({e}); repair it or move its folder away to start over") from e
-    lines = lines[:-1] if torn else lines
-    if not lines:
-        return Table((), [])
-    header, *rows = lines
-    if missing := [name for name in required if name not in header]:
-        raise UserError(f"{path} begins with {','.join(header)!r}, which lacks {', '.join(missing)}")
-    if len(set(header)) < len(header):
-        raise UserError(f"{path} begins with {','.join(header)!r}, in which a column occurs twice")
-    if rows and len(rows[-1]) != len(header):
-        rows.pop()
-    for i, row in enumerate(rows):
-        if len(row) != len(header):
-            raise UserError(f"{path} is damaged in line {i + 2}; repair it or move its folder away to start over")
-    return Table(tuple(header), rows)
+        return rows, why or str(e)
+    return (rows if text.endswith("\n") else rows[:-1]), why
+
+
+def damaged_row(path: Path, table: Table, i: int, why: str) -> UserError:
+    """The error that says in which line a file of rounds is damaged, why, and how to go on.
+
+    Args:
+        path: the file.
+        table: what was read of it.
+        i: the row; one more than there are for the text below them.
+        why: what is wrong with it.
+    """
+    line = table.line(i)
+    way_on = f"restore the file, or delete line {line} and any below it to train again from that round on"
+    return UserError(f"{path} is damaged in line {line}: {why}; {way_on}")
 
 
 # Locks
@@ -165,8 +241,10 @@ def lock_file(path: Path, wait: bool) -> Lock | None:
         The lock, or None when another one holds the path and `wait` is false.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: the file is a link, which could lead anywhere, or cannot be written.
     """
+    if path.is_symlink():  # filelock follows none either, should one appear only now
+        raise UserError(f"{path} is a link and not the file of a lock; remove it")
     kind = filelock.WindowsFileLock if os.name == "nt" else filelock.UnixFileLock  # held by the system, no marker files
     lock = kind(path, blocking=wait, thread_local=False, fallback_to_soft=False, preserve_lock_file=True)
     try:

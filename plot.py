@@ -8,17 +8,21 @@ Usage:
 
 from __future__ import annotations
 
+import startup  # noqa: F401  # before what is slow to import
+
 import argparse
 import sys
 from pathlib import Path
 
 import numpy as np
 
-from runs.format import CONFUSION, round_columns
+from runs.format import CONFUSION, round_columns, validation_columns
 from runs.metrics import METRICS
-from runs.reading import find_runs, is_run, read_confusion, read_run
+from runs.reading import find_runs, is_run, read_run, shown_confusion
 from runs.settings import Setting, differences, group
-from utils import Parser, UserError, exit_code, warn
+from utils import Parser, UserError, exit_code, printable, warn
+
+MOST_DRAWN = 1000  # classes: more have less than a pixel each
 
 # report.figures, and with it matplotlib, is imported where a figure is drawn: --help and mistakes are answered at once.
 
@@ -63,21 +67,32 @@ def _stem(out: Path | None, folder: Path, name: str, more: bool = False) -> Path
 
 
 def plot_confusion(folder: Path, stem: Path) -> list[Path]:
-    """Draw a run's confusion matrix.
+    """Draw a run's confusion matrix; with very many classes, print the most frequent confusions.
 
     Raises:
-        UserError: the folder is no run, or its last round is not done.
+        UserError: the folder is no run, or its confusion matrix is missing or damaged.
     """
     if not is_run(folder):
         raise UserError(f"--confusion {folder}: not the folder of one run (no config.json, no rounds.csv)")
-    classes, counts = read_confusion(folder / CONFUSION)
-    run = read_run(folder)
-    labels = f", {run.committed[-1].n_labeled:,} labels" if run.committed else ""
-    accuracy = 100 * np.trace(counts) / max(counts.sum(), 1)
-    title = f"{run.strategy[0]}, seed {run.seed}{labels}\naccuracy {accuracy:.2f} %"
+    from report.confusions import most_confused
     from report.figures import draw_confusion, save_figure
+    from report.numbers import text_table
 
-    return save_figure(draw_confusion(classes, counts, title), stem)
+    run = read_run(folder)
+    counts, shown = shown_confusion(run)
+    labels = f", {shown.n_labeled:,} labels" if shown else ""
+    accuracy = f"{100 * counts.accuracy:.2f} %"
+    title = f"{run.strategy[0]}, seed {run.seed}{labels}\naccuracy {accuracy}"
+    if shown and shown is not run.rounds[-1]:
+        warn(f"{folder / CONFUSION} shows round {shown.round}; the last one in use is {run.rounds[-1].round}")
+    if len(counts.classes) > MOST_DRAWN:
+        pairs = most_confused(counts)
+        print(
+            f"\n{printable(run.folder)}: accuracy {accuracy}; {len(counts.classes):,} classes are too many for a figure"
+        )
+        print(text_table(pairs.header, pairs.rows))
+        return []
+    return save_figure(draw_confusion(counts.classes, counts.matrix(), title), stem)
 
 
 def _notes(setting: Setting, column: str, drawn: set[str]) -> list[str]:
@@ -106,13 +121,14 @@ def plot_folder(folder: Path, column: str, out: Path | None) -> list[Path]:
     from report.figures_looks import looks
 
     if len(settings) > 1:
-        print(f"{len(settings)} datasets, budgets or recipes below {folder}: one figure each, never averaged together.")
-        print("".join(f"  {line}\n" for line in differences(settings)), end="")
+        below = f"below {printable(folder)}"
+        print(f"{len(settings)} datasets, budgets or recipes {below}: one figure each, never averaged together.")
+        print("".join(f"  {printable(line)}\n" for line in differences(settings)), end="")
     styles = looks(label for s in settings for label in s.runs)
     paths = []
     for i, setting in enumerate(settings, 1):
         number = f"-{i}" if len(settings) > 1 else ""
-        print(f"\n{number[1:] + '. ' if number else ''}{setting.title}\n{table(setting, column)}")
+        print(f"\n{number[1:] + '. ' if number else ''}{printable(setting.title)}\n{table(setting, column)}")
         curves = curves_of(setting, column)
         for line in _notes(setting, column, {c.label for c in curves}):
             warn(line)
@@ -127,15 +143,16 @@ def run(args: argparse.Namespace) -> None:
     """Draw what the command line names."""
     if args.folder is None and args.confusion is None:
         raise UserError("give a folder of results, such as results/CIFAR10, or --confusion with a run's folder")
-    if args.column not in round_columns():
-        raise UserError(f"--column {args.column}: rounds.csv has {', '.join(round_columns())}")
+    columns = (*round_columns(), *validation_columns())
+    if args.column not in columns:
+        raise UserError(f"--column {args.column}: rounds.csv has {', '.join(columns)}")
     paths = [] if args.folder is None else plot_folder(args.folder, args.column, args.out)
     confusion = args.confusion
     if confusion is None and is_run(args.folder) and (args.folder / CONFUSION).exists():
         confusion = args.folder
     if confusion is not None:
         paths += plot_confusion(confusion, _stem(args.out, confusion, "confusion_matrix", more=bool(paths)))
-    print("\nwritten: " + ", ".join(str(p) for p in paths) if paths else "\nnothing was drawn")
+    print("\nwritten: " + ", ".join(map(printable, paths)) if paths else "\nnothing was drawn")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -5,9 +5,12 @@ Finished runs are skipped, interrupted ones resumed. Several sweeps over one res
 
 from __future__ import annotations
 
+import startup  # noqa: F401  # before what is slow to import
+
 import argparse
 import io
 import itertools
+import os
 import re
 import shlex
 import sys
@@ -28,7 +31,7 @@ from runs.job import Ended, Job, claim, is_finished, n_committed
 from runs.local import Local, slot_settings, thread_settings
 from runs.on_ray import OnRay
 from strategies import STRATEGIES, list_strategies
-from utils import Parser, UserError, exit_code
+from utils import Parser, UserError, exit_code, print_error, printable
 
 DEMO = Path(__file__).resolve().parent / "demo.py"
 # Seeds vary fastest, so that parallel runs seldom wait for each other: round 0 is shared by the runs of a seed.
@@ -53,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
         lists.add_argument(f"--{name}", nargs="+", default=[str(of_demo.get_default(name))], help="see demo.py --help")
     p.add_argument("--jobs", type=int, help="parallel runs; by default as many as fit on the GPUs, or else the cores")
     p.add_argument("--jobs_per_gpu", type=int, default=1, help="parallel runs on each GPU")
-    p.add_argument("--threads", type=int, default=1, help="CPU threads of each run; results depend on it by rounding")
+    p.add_argument("--threads", type=int, default=1, help="CPU threads of each run; another number gives other picks")
     p.add_argument("--shard", default="1/1", metavar="I/N", help="do the I-th of N parts, I from 1 to N")
     p.add_argument("--engine", choices=["local", "ray"], default="local", help="this machine, or a Ray cluster")
     p.add_argument("--ray_address", default="auto", help="address of the cluster's head, such as 10.0.0.1:6379")
@@ -132,7 +135,7 @@ def all_jobs(args: argparse.Namespace, rest: Sequence[str]) -> list[Job]:
             n_full = -(-(c["n_train"] - c["n_init_labeled"]) // c["n_query"])
             jobs.setdefault(folder, Job(tuple(flags), folder, min(e.n_round, n_full) + 1, e.n_round))
     for note in dict.fromkeys(notes.getvalue().splitlines()):
-        print(note, file=stderr)
+        print_error(note)
     return list(jobs.values())
 
 
@@ -170,7 +173,7 @@ class Progress:
     def print_line(self, line: str) -> None:
         """Print a line where there is no bar."""
         if self.bar.disable:
-            print(line, flush=True)
+            print(printable(line), flush=True)
 
 
 @dataclass
@@ -237,7 +240,15 @@ class Sweep:
 def command(job: Job, threads: int) -> str:
     """The shell command that does a job by hand."""
     settings = (f"{name}={value}" for name, value in thread_settings(threads).items())
-    return " ".join([*settings, shlex.join(["python", "demo.py", *job.flags])])
+    return " ".join([*settings, *map(quoted, ["python", "demo.py", *job.flags])])
+
+
+def quoted(word: str) -> str:
+    """A word that the shell reads back as it is, without control characters and bytes that are no text."""
+    if printable(word) == word and os.fsencode(word).decode("utf-8", "replace") == word:
+        return shlex.quote(word)
+    escaped = (chr(b) if 32 <= b < 127 and b not in b"'\\" else f"\\x{b:02x}" for b in os.fsencode(word))
+    return f"$'{''.join(escaped)}'"
 
 
 def report(sweep: Sweep, jobs: Sequence[Job], threads: int) -> int:
@@ -248,8 +259,8 @@ def report(sweep: Sweep, jobs: Sequence[Job], threads: int) -> int:
             reason = f"demo.py succeeded, but {job.folder} is incomplete here; do all machines share this folder?"
             failed[job] = Ended(job, 0, reason)
     for job, ended in failed.items():
-        last_lines = "".join(f"\n    {line}" for line in ended.last_lines.splitlines())
-        print(f"failed (exit code {ended.code}): {command(job, threads)}{last_lines}", file=sys.stderr)
+        last_lines = "".join(f"\n    {printable(line)}" for line in ended.last_lines.splitlines())
+        print_error(f"failed (exit code {ended.code}): {command(job, threads)}{last_lines}")
     print(f"# {len(jobs)} runs: {len(jobs) - len(failed)} finished, {len(failed)} failed")
     return 1 if failed else 0
 
@@ -291,8 +302,7 @@ def main(argv: list[str] | None = None) -> int:
     args, rest = parser().parse_known_args(argv)
     demo_args = demo.parser().parse_args(rest)
     if demo_args.list_strategies:
-        print(list_strategies())
-        return 0
+        return exit_code(lambda: print(list_strategies()), "interrupted")
     interrupted = "interrupted; the same command resumes the sweep"
     return exit_code(lambda: run_sweep(args, rest, demo_args.device), interrupted)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from startup import interruptible
+
 import argparse
 import errno
 import hashlib
@@ -10,6 +12,7 @@ import io
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,9 +25,31 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
+# Control characters, other ends of lines, and marks that turn the direction of writing.
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+
+def printable(text: object) -> str:
+    """Text for a line of a terminal or a log: what would end the line, move the cursor or reorder it is escaped.
+
+    Names of files, folders and classes are others' and may hold anything. Files of results hold them as they are.
+    """
+    return UNPRINTABLE.sub(lambda m: m[0].encode("unicode_escape").decode(), str(text))
+
 
 class UserError(Exception):
-    """A mistake of the user's: scripts print its one line on stderr and exit with code 2."""
+    """A mistake of the user's: scripts print it on stderr and exit with code 2.
+
+    Args:
+        message: one line.
+        details: a line each, below it.
+    """
+
+    def __init__(self, message: str, *details: str) -> None:
+        super().__init__(message, *details)
+
+    def __str__(self) -> str:
+        return "\n  ".join(map(printable, self.args))
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,7 +60,13 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the line and exit with code 2."""
-        self.exit(2, f"error: {message}; see --help\n")
+        self.exit(2, f"error: {message}; see --help")
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Exit, without a traceback where the reader of --help has closed it."""
+        if message:
+            print_error(printable(message.rstrip()))
+        sys.exit(exit_code(lambda: status, ""))
 
 
 def exit_code(script: Callable[[], int | None], interrupted: str) -> int:
@@ -52,13 +83,14 @@ def exit_code(script: Callable[[], int | None], interrupted: str) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold what a terminal cannot show
     try:
-        code = script() or 0
-        sys.stdout.flush()
-        return code
+        with interruptible():
+            code = script() or 0
+            sys.stdout.flush()
+            return code
     except UserError as e:
         message = str(e)
     except KeyboardInterrupt:
-        print(interrupted, file=sys.stderr)
+        print_error(interrupted)
         return 130
     except BrokenPipeError:
         discard_buffered_output()
@@ -66,7 +98,7 @@ def exit_code(script: Callable[[], int | None], interrupted: str) -> int:
     except OSError as e:
         if e.errno is None:
             raise
-        message = f"{e.filename}: {e.strerror}" if e.filename is not None else str(e.strerror)
+        message = printable(f"{e.filename}: {e.strerror}" if e.filename is not None else e.strerror)
         if e.errno == errno.ENOSPC:
             discard_buffered_output()
     except MemoryError as e:
@@ -75,7 +107,7 @@ def exit_code(script: Callable[[], int | None], interrupted: str) -> int:
         if "DefaultCPUAllocator" not in str(e):
             raise
         message = f"not enough memory ({str(e).splitlines()[0].partition('DefaultCPUAllocator: ')[2]})"
-    print(f"error: {message}", file=sys.stderr)
+    print_error(f"error: {message}")
     return 2
 
 
@@ -86,9 +118,15 @@ def discard_buffered_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stdout)
 
 
+def print_error(line: str) -> None:
+    """Print on stderr, unless it cannot be written: there is no other place to say so."""
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
 def warn(message: str) -> None:
     """Print one line on stderr that the user should know but that stops nothing."""
-    print(f"note: {message}", file=sys.stderr, flush=True)
+    print_error(f"note: {printable(message)}")
 
 
 def duration(seconds: float) -> str:
@@ -159,6 +197,25 @@ def configure(device: torch.device, deterministic: bool) -> None:
         torch.use_deterministic_algorithms(deterministic)
 
 
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies matrices faster in bfloat16 than in float32; elsewhere bfloat16 is not used."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+
+
+def cpu_model() -> str:
+    """The name of the CPU's model, or of its architecture where the system does not tell."""
+    with suppress(OSError):  # on systems other than Linux
+        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
 def environment(device: torch.device) -> dict[str, Any]:
     """What the numbers of a run may depend on beside its configuration: versions, device, commit, command line."""
     import torch
@@ -171,6 +228,8 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
         "cuda": torch.version.cuda if device.type == "cuda" else "none",
+        "cpu": cpu_model(),
+        "bfloat16": has_fast_bf16(device),
         "threads": torch.get_num_threads(),
         "git_commit": git_commit(),
         "command": sys.argv,

@@ -28,12 +28,13 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from files import alone, write_atomic, writing
+from files import alone, replacing, sweep_temporaries, writing
 from images.content import channel_stats, content_digest
 from images.decoding import RESIZE_RULE, try_decode
 from images.listing import File, Listing
+from images.records import is_damaged, read_record, write_record
 from images.workers import decode_files
-from utils import UserError
+from utils import UserError, warn
 
 N_DIGESTS = 32  # digests remembered: labels may change with each start, and the file shall stay small
 
@@ -158,7 +159,7 @@ def _look_up(images: _Images, folder: Path) -> _Pixels | None:
 def _open(images: _Images, folder: Path) -> _Pixels | None:
     """The cached pixels; None where they are missing, incomplete or damaged."""
     try:
-        manifest = json.loads((folder / f"{images.stem}.json").read_text("utf-8"))
+        manifest = read_record(folder / f"{images.stem}.json")
         path = folder / f"{images.stem}-{images.key}.u8"
         unreadable = [(int(i), str(reason)) for i, reason in manifest["unreadable"]]
         shape = (len(images.listing.files) - len(unreadable), images.img_size, images.img_size, 3)
@@ -171,7 +172,7 @@ def _open(images: _Images, folder: Path) -> _Pixels | None:
         mean, std = ([float(v) for v in manifest[name]] for name in ("mean", "std"))
         valid = len(mean) == len(std) == 3 and all(map(math.isfinite, mean + std)) and min(std) > 0
         return _Pixels(x, unreadable, mean, std, stat.st_mtime_ns) if valid else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -179,29 +180,29 @@ def _build(images: _Images, folder: Path) -> None:
     """Decode every image into the .u8 file, then write the manifest."""
     files, img_size = images.listing.files, images.img_size
     final = folder / f"{images.stem}-{images.key}.u8"
-    temporary = final.with_suffix(f".{os.getpid()}.tmp")
+    manifest_path = folder / f"{images.stem}.json"
+    sweep_temporaries(manifest_path)
+    if is_damaged(manifest_path):
+        warn(f"{manifest_path} is damaged; the images are read again")
+    of_any_key = f"{glob.escape(images.stem)}-{'[0-9a-f]' * len(images.key)}"
     with writing(final):
-        for old in folder.glob(f"{glob.escape(images.stem)}-{'[0-9a-f]' * len(images.key)}.*"):
+        for old in [*folder.glob(f"{of_any_key}.*"), *folder.glob(f".{of_any_key}.u8.*.tmp")]:
             old.unlink(missing_ok=True)
-        try:
-            unreadable = decode_files(images.root, files, img_size, temporary)
+        with replacing(final) as f:
+            unreadable = decode_files(images.root, files, img_size, Path(f.name))
             bad = {i for i, _ in unreadable}
             shape = (len(files) - len(bad), img_size, img_size, 3)
             mean, std = [0.0] * 3, [1.0] * 3
             if shape[0]:
-                rows = np.memmap(temporary, np.uint8, "r+", shape=(len(files), *shape[1:]))
+                rows = np.memmap(f.name, np.uint8, "r+", shape=(len(files), *shape[1:]))
                 _close_gaps(rows, bad)
                 mean, std = channel_stats(rows[: len(images.listing.without(bad).splits["train"])])
                 del rows
-            with open(temporary, "r+b") as f:
-                f.truncate(math.prod(shape))
-                os.fsync(f.fileno())
-            os.replace(temporary, final)
-        finally:
-            temporary.unlink(missing_ok=True)
+            f.truncate(math.prod(shape))
+            os.fsync(f.fileno())
     mtime_ns = final.stat().st_mtime_ns  # another one means that the file was written to since
     manifest = dict(key=images.key, mtime_ns=mtime_ns, unreadable=unreadable, mean=mean, std=std)
-    write_atomic(folder / f"{images.stem}.json", json.dumps(manifest))
+    write_record(manifest_path, manifest)
 
 
 def _close_gaps(rows: NDArray[np.uint8], bad: set[int]) -> None:
@@ -228,10 +229,13 @@ def _digest(images: _Images, pixels: _Pixels, folders: Sequence[Path]) -> str:
     with suppress(UserError, OSError):
         folder = first_writable(folders)
         with alone(folder / f"{images.stem}.lock", f"reading {images.root}"):  # processes started at once compute once
+            path = folder / f"{images.stem}.digests.json"
+            if is_damaged(path):
+                warn(f"{path} is damaged; the digest is computed again")
             known = _remembered(images, folder)
             digest = known.get(name) or _compute_digest(images, pixels)
-            latest = dict([*known.items(), (name, digest)][-N_DIGESTS:])
-            write_atomic(folder / f"{images.stem}.digests.json", json.dumps(latest))
+            sweep_temporaries(path)
+            write_record(path, dict([*known.items(), (name, digest)][-N_DIGESTS:]))
     return digest or _compute_digest(images, pixels)
 
 
@@ -245,11 +249,8 @@ def _digest_name(images: _Images, pixels: _Pixels) -> str:
 
 def _remembered(images: _Images, folder: Path) -> dict[str, str]:
     """Digests by the names that they were remembered under, the latest last; empty where the file is damaged."""
-    try:
-        digests = json.loads((folder / f"{images.stem}.digests.json").read_text("utf-8"))
-        return {str(name): digest for name, digest in digests.items() if isinstance(digest, str) and len(digest) == 16}
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return {}
+    digests = read_record(folder / f"{images.stem}.digests.json")
+    return {name: digest for name, digest in digests.items() if isinstance(digest, str) and len(digest) == 16}
 
 
 def _compute_digest(images: _Images, pixels: _Pixels) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import secrets
 import shutil
 from pathlib import Path
 
@@ -27,16 +28,18 @@ def download_cifar10(data_dir: Path) -> None:
     for leftover in data_dir.glob(".CIFAR10.*.tmp"):  # of a process that was killed
         shutil.rmtree(leftover, ignore_errors=True)
     before = set(data_dir.glob("cifar-10-*"))
-    temporary = data_dir / f".CIFAR10.{os.getpid()}.tmp"
+    temporary = data_dir / f".CIFAR10.{secrets.token_hex(8)}.tmp"
+    source, images = data_dir if before else temporary, temporary / "CIFAR10"
     try:
+        temporary.mkdir(parents=True)
         for part in ("train", "test"):
-            dataset = CIFAR10(str(data_dir), train=part == "train", download=True)
+            dataset = CIFAR10(str(source), train=part == "train", download=True)
             for name in dataset.classes:
-                (temporary / part / name).mkdir(parents=True)
+                (images / part / name).mkdir(parents=True)
             bar = tqdm(dataset.data, desc=f"writing {part}", unit="image", disable=None)
             for i, (pixels, label) in enumerate(zip(bar, dataset.targets, strict=True)):
-                Image.fromarray(pixels).save(temporary / part / dataset.classes[label] / f"{i:05d}.png")
-        os.replace(temporary, data_dir / "CIFAR10")
+                Image.fromarray(pixels).save(images / part / dataset.classes[label] / f"{i:05d}.png")
+        os.replace(images, data_dir / "CIFAR10")
     except (OSError, RuntimeError, http.client.HTTPException) as e:
         advice = f"place its images as {data_dir / 'DATA_CIFAR10'}/train/<class>/* and .../test/<class>/*"
         raise UserError(f"CIFAR-10 could not be downloaded ({' '.join(str(e).split())}); {advice}") from e

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from images.opening import ready_to_decode
+
 RESIZE_RULE = "upright RGB, squashed to a square, bilinear with antialiasing; JPEGs are drafted at twice the side"
 # What Pillow's plug-ins raise on damaged files, found by damaging files of all formats at random.
 UNREADABLE: tuple[type[Exception], ...] = (
@@ -18,20 +20,22 @@ UNREADABLE: tuple[type[Exception], ...] = (
     *(AssertionError, RuntimeError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError),
 )
 
-# Pillow's default limit, 0.18 gigapixels, would reject panoramas; without one, a damaged header could claim all memory.
-Image.MAX_IMAGE_PIXELS = 2**29  # Pillow raises at twice this value, a gigapixel: 3 GB as RGB
 
-
-def to_square(image: Image.Image, img_size: int) -> NDArray[np.uint8]:
-    """An image as upright RGB, squashed to a square. Transparency is dropped. Shape (img_size, img_size, 3)."""
-    image = ImageOps.exif_transpose(image)
+def upright(image: Image.Image) -> Image.Image:
+    """An image as RGB, turned as its camera was held. Transparency is dropped."""
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would cut at 255
         deep = np.asarray(image).clip(0, 65535)
         image = Image.fromarray(((deep.astype(np.uint32) + 128) // 257).astype(np.uint8))
     elif image.mode == "F":
         deep = np.nan_to_num(np.asarray(image))
         image = Image.fromarray((deep * (255 if deep.max() <= 1 else 1)).clip(0, 255).round().astype(np.uint8))
-    image = image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def to_square(image: Image.Image, img_size: int) -> NDArray[np.uint8]:
+    """An image as upright RGB, squashed to a square. Shape (img_size, img_size, 3)."""
+    image = upright(image)
     if image.size != (img_size, img_size):
         image = image.resize((img_size, img_size), Image.Resampling.BILINEAR)
     return np.asarray(image)
@@ -50,26 +54,32 @@ def square_images(images: NDArray[np.uint8], img_size: int) -> NDArray[np.uint8]
     return np.stack([to_square(Image.fromarray(image), img_size) for image in images])
 
 
-def decode(path: Path, img_size: int) -> NDArray[np.uint8]:
+def decode(path: Path, img_size: int, limit: int | None = None) -> NDArray[np.uint8]:
     """Read one image file as upright RGB of the given size. Shape (img_size, img_size, 3).
 
-    Large JPEGs are decoded at a fraction of their size ("drafted"), which is several times faster: the smallest
-    fraction that Pillow offers with at least twice the side, so that the bilinear resize still smooths.
+    Args:
+        path: an image file.
+        img_size: side of the square in pixels.
+        limit: bytes of memory that this may take; by default what there is for decoding.
 
     Raises:
-        One of UNREADABLE: the file is not an image, or damaged.
+        One of UNREADABLE: the file is not an image, damaged, or takes more memory.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about metadata; damage raises errors
-        with Image.open(path) as image:
-            image.draft("RGB", (2 * img_size, 2 * img_size))
+        with ready_to_decode(path, img_size, limit) as image:
             return to_square(image, img_size)
 
 
-def try_decode(path: Path, img_size: int) -> NDArray[np.uint8] | str:
-    """The image, or the reason why it cannot be read, in one line."""
+def try_decode(path: Path, img_size: int, limit: int | None = None) -> NDArray[np.uint8] | str:
+    """The image, or the reason why it cannot be read, in one line; see `decode`."""
     try:
-        return decode(path, img_size)
+        return decode(path, img_size, limit)
     except UNREADABLE as e:
-        reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
-        return " ".join(reason.replace(repr(str(path)), "").split()) or type(e).__name__
+        return why_unreadable(e, path)
+
+
+def why_unreadable(error: Exception, path: Path) -> str:
+    """The reason why a file cannot be read, in one line."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(reason.replace(repr(str(path)), "").split()) or type(error).__name__

@@ -5,16 +5,21 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from PIL import Image
 
 from images.decoding import UNREADABLE
+from images.opening import opened
 from utils import UserError
+
+NO_SUFFIX, NO_FILE, BESIDE = "without suffix and no image", "no regular file", "beside the class folders"
+MOST_KINDS = 12  # named in a note
 
 
 class File(NamedTuple):
@@ -33,6 +38,31 @@ class File(NamedTuple):
     mtime_ns: int
 
 
+@dataclass
+class PassedOver:
+    """What the listing of a folder left out; hidden files and folders apart.
+
+    Attributes:
+        files: how many, by kind: a suffix, or why.
+        folders: names of those beside train/ and test/.
+    """
+
+    files: Counter[str] = field(default_factory=Counter)
+    folders: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """In words; empty where nothing was left out."""
+        parts = []
+        if n := self.files.total():
+            kinds = [f"{kind} {count}" for kind, count in self.files.most_common(MOST_KINDS)]
+            others = n - sum(count for _, count in self.files.most_common(MOST_KINDS))
+            parts.append(f"{n} files ({', '.join(kinds + [f'others {others}'] * (others > 0))})")
+        if self.folders:
+            named = ", ".join(f"{name}/" for name in self.folders)
+            parts.append(f"the folders {named} (only train/, val/ and test/ are used)")
+        return " and ".join(parts)
+
+
 @dataclass(frozen=True)
 class Listing:
     """The image files of a data set's folder.
@@ -41,10 +71,12 @@ class Listing:
         classes: names, sorted.
         splits: the files of "train", "val" and "test", in this order, each sorted by class, then path. "val" is absent
             where the folder has none.
+        passed_over: what else the folder holds.
     """
 
     classes: list[str]
     splits: dict[str, list[File]]
+    passed_over: PassedOver = field(default_factory=PassedOver)
 
     @cached_property
     def files(self) -> list[File]:
@@ -57,7 +89,7 @@ class Listing:
         for name, files in self.splits.items():
             splits[name] = [f for i, f in enumerate(files, start) if i not in idxs]
             start += len(files)
-        return Listing(self.classes, splits)
+        return replace(self, splits=splits)
 
 
 @cache
@@ -68,21 +100,33 @@ def image_suffixes() -> frozenset[str]:
     return frozenset(s for s, f in Image.registered_extensions().items() if f in Image.OPEN and f not in no_decoder)
 
 
-def _is_image(entry: os.DirEntry[str]) -> bool:
-    """Whether a file is an image: by its suffix, or by its content where it has none.
+def _why_passed_over(entry: os.DirEntry[str]) -> str:
+    """Empty for an image, by its suffix or, where it has none, by its content; else the kind of the file.
 
-    Files that cannot be opened count as images, so that they are reported as unreadable.
+    Files that cannot be opened, or that are too large, count as images, so that they are reported as unreadable.
     """
-    if not entry.is_file() and os.path.exists(entry.path):
-        return False  # reading from a pipe or a device may never end
     _, dot, suffix = entry.name.rpartition(".")
+    suffix = f".{suffix.lower()}"
+    is_known = dot != "" and suffix in image_suffixes()
+    if is_known and entry.is_file():
+        return ""
+    if _is_special(entry):
+        return NO_FILE
     if dot:
-        return f".{suffix.lower()}" in image_suffixes()
+        plain = len(suffix) > 1 and not any(map(str.isspace, suffix))
+        return "" if is_known else suffix if plain else f"'{suffix}'"
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(entry.path):  # metadata
-            return True
+        with warnings.catch_warnings(action="ignore"), opened(Path(entry.path)):  # metadata
+            return ""
+    except Image.DecompressionBombError:
+        return ""
     except UNREADABLE as e:
-        return isinstance(e, OSError) and e.errno is not None
+        return "" if isinstance(e, OSError) and e.errno is not None else NO_SUFFIX
+
+
+def _is_special(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a pipe, a socket or a device: reading one may never end."""
+    return not entry.is_file() and os.path.exists(entry.path)
 
 
 def _stamp(entry: os.DirEntry[str]) -> tuple[int, int]:
@@ -100,44 +144,55 @@ def visible(folder: Path) -> list[os.DirEntry[str]]:
         return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
 
 
-def _class_names(folder: Path) -> list[str]:
+def is_plain(name: str) -> bool:
+    """Whether a name is that of a file or folder that is not hidden, and no path."""
+    return name != "" and not name.startswith(".") and PurePath(name).name == name
+
+
+def _class_names(folder: Path, passed_over: PassedOver) -> list[str]:
     """The names of the folders in a folder.
 
     Raises:
         UserError: there is a broken link, such as one to a class on a disk that is not mounted: skipping it would
             lose the class.
     """
-    entries = visible(folder)
-    for entry in entries:
+    names = []
+    for entry in visible(folder):
         if not Path(entry.name).suffix and entry.is_symlink() and not os.path.exists(entry.path):
             raise UserError(f"{entry.path} is a link to {os.readlink(entry.path)}, which does not exist")
-    return [e.name for e in entries if e.is_dir()]
+        if entry.is_dir():
+            names.append(entry.name)
+        else:
+            passed_over.files[NO_FILE if _is_special(entry) else BESIDE] += 1
+    return names
 
 
-def _image_files(folder: Path, path: str, label: int) -> Iterator[File]:
-    """Image files below a class folder, sorted. Hidden files and files that are not images are skipped."""
+def _image_files(folder: Path, path: str, label: int, passed_over: PassedOver) -> Iterator[File]:
+    """Image files below a class folder, sorted. Hidden files and files that are not images are left out."""
     for entry in visible(folder):
         if entry.is_dir():
-            yield from _image_files(folder / entry.name, f"{path}/{entry.name}", label)
-        elif _is_image(entry):
+            yield from _image_files(folder / entry.name, f"{path}/{entry.name}", label, passed_over)
+        elif why := _why_passed_over(entry):
+            passed_over.files[why] += 1
+        else:
             yield File(f"{path}/{entry.name}", label, *_stamp(entry))
 
 
-def _files_of_classes(folder: Path, prefix: str, names: list[str], classes: list[str]) -> list[File]:
-    """Image files of some class folders; `prefix` leads from the data set's folder to `folder`."""
-    files = []
-    for name in names:
-        of_class = list(_image_files(folder / name, prefix + name, classes.index(name)))
-        if not of_class:
-            raise UserError(f"{folder / name} is a class folder without images; add some or remove the folder")
-        files += of_class
+def _files_of_class(folder: Path, path: str, label: int, passed_over: PassedOver) -> list[File]:
+    """Image files of a class folder, whose path from the data set's folder is given too."""
+    of_class = PassedOver()
+    files = list(_image_files(folder, path, label, of_class))
+    if not files:
+        left_out = f"; passed over: {of_class}" if of_class.files else ""
+        raise UserError(f"{folder} is a class folder without images; add some or remove the folder{left_out}")
+    passed_over.files += of_class.files
     return files
 
 
 def folder_of(name: str, data_dir: Path) -> Path | None:
-    """Where the images of a data set are, or None if they are not there."""
+    """Where the images of a data set are, or None if they are not there. A name that is a path is none's."""
     names = ("DATA_CIFAR10", "CIFAR10") if name == "CIFAR10" else (name,)
-    return next((data_dir / n for n in names if (data_dir / n).is_dir()), None)
+    return next((data_dir / n for n in names if is_plain(n) and (data_dir / n).is_dir()), None)
 
 
 def list_folder(root: Path) -> Listing:
@@ -150,25 +205,34 @@ def list_folder(root: Path) -> Listing:
     Raises:
         UserError: the folder has neither layout; the message says where it departs from them.
     """
-    names = _class_names(root)
+    passed_over = PassedOver()
+    names = _class_names(root, passed_over)
     if not {"train", "test"} & set(names):
-        return _list_unsplit(root, names)
+        return _list_unsplit(root, names, passed_over)
     for part in ("train", "test"):
         if part not in names:
             raise UserError(f"{root} has no {part}/ folder; expected train/<class>/* and test/<class>/*, or <class>/*")
-    classes = _class_names(root / "train")
+    classes = _class_names(root / "train", passed_over)
     _check_classes(root / "train", classes)
-    parts = [part for part in ("train", "val", "test") if part in names]
-    return Listing(classes, {part: _list_part(root, part, classes) for part in parts})
+    splits = {"train": _files_of_part(root, "train", classes, classes, passed_over)}
+    for part in ("val", "test"):
+        if part in names:
+            own = _class_names(root / part, passed_over)
+            splits[part] = _files_of_part(root, part, own, classes, passed_over)
+    passed_over.folders += [name for name in names if name not in splits]
+    return Listing(classes, splits, passed_over)
 
 
-def _list_part(root: Path, part: str, classes: list[str]) -> list[File]:
-    own = _class_names(root / part)
+def _files_of_part(root: Path, part: str, own: list[str], classes: list[str], passed_over: PassedOver) -> list[File]:
+    """Image files of train/, val/ or test/, which holds the classes `own`."""
     if not own:
         raise UserError(f"{root / part} has no class folders; expected {part}/<class>/<image>")
-    if unknown := [c for c in own if c not in classes]:
+    if unknown := sorted({*own} - {*classes}):
         raise UserError(f"{root / part} has classes that train does not have: {', '.join(unknown)}")
-    return _files_of_classes(root / part, f"{part}/", own, classes)
+    files, labels = [], {name: label for label, name in enumerate(classes)}
+    for name in own:
+        files += _files_of_class(root / part / name, f"{part}/{name}", labels[name], passed_over)
+    return files
 
 
 def _check_classes(folder: Path, classes: list[str]) -> None:
@@ -178,20 +242,20 @@ def _check_classes(folder: Path, classes: list[str]) -> None:
         raise UserError(f"{folder} has a single class, {classes[0]!r}; two or more are needed to learn anything")
 
 
-def _list_unsplit(root: Path, classes: list[str]) -> Listing:
+def _list_unsplit(root: Path, classes: list[str], passed_over: PassedOver) -> Listing:
     parts = {"train", "training", "test", "testing", "val", "valid", "validation"}
     if classes and {c.lower() for c in classes} <= parts:
         raise UserError(f"{root} holds {', '.join(classes)}; the two parts must be named train and test")
     _check_classes(root, classes)
     train, test = [], []
-    for name in classes:
-        of_class = sorted(_files_of_classes(root, "", [name], classes))
+    for label, name in enumerate(classes):
+        of_class = sorted(_files_of_class(root / name, name, label, passed_over))
         if len(of_class) < 2:
             raise UserError(f"{root / name} has a single image; two are needed for a split into train and test")
         chosen = lowest_fifth(of_class)
         train += [f for f in of_class if f not in chosen]
         test += [f for f in of_class if f in chosen]
-    return Listing(classes, {"train": train, "test": test})
+    return Listing(classes, {"train": train, "test": test}, passed_over)
 
 
 def lowest_fifth(files: Sequence[File]) -> set[File]:

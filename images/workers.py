@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from images.decoding import try_decode
 from images.listing import File
-from utils import UserError, n_cores
+from images.memory import memory_for_decoding
+from utils import UserError, n_cores, printable
 
 TASK_SIZE = 64  # files that a process decodes at a time
 FEW_FILES, FEW_BYTES = 1000, 20e6  # below both, one process is done before others have started
@@ -26,6 +27,8 @@ FEW_FILES, FEW_BYTES = 1000, 20e6  # below both, one process is done before othe
 
 def decode_files(root: Path, files: Sequence[File], img_size: int, out: Path) -> list[tuple[int, str]]:
     """Decode every file into its row of `out`, row after row of img_size x img_size x 3 bytes.
+
+    Processes share the memory that there is for decoding. What they cannot read is tried again afterwards, alone.
 
     Returns:
         Position and reason of the files that cannot be read, sorted. Their rows are zero.
@@ -36,31 +39,35 @@ def decode_files(root: Path, files: Sequence[File], img_size: int, out: Path) ->
     with open(out, "wb") as f:
         f.truncate(len(files) * img_size * img_size * 3)
     starts = range(0, len(files), TASK_SIZE)
+    memory = memory_for_decoding()
     tasks = [(start, root, files[start : start + TASK_SIZE], img_size, out) for start in starts]
     unreadable: list[tuple[int, str]] = []
-    with tqdm(total=len(files), desc=f"reading {root.name}", unit="image", disable=None) as bar:
+    with tqdm(total=len(files), desc=f"reading {printable(root.name)}", unit="image", disable=None) as bar:
         if len(files) < FEW_FILES and sum(f.size for f in files) < FEW_BYTES:
             for task in tasks:
-                unreadable += _decode_rows(*task)
+                unreadable += _decode_rows(*task, memory)
                 bar.update(len(task[2]))
             return unreadable
         try:
-            with _workers() as executor:
-                futures = {executor.submit(_decode_rows, *task): len(task[2]) for task in tasks}
+            with workers() as executor:
+                futures = {executor.submit(_decode_rows, *task, memory // n_cores()): len(task[2]) for task in tasks}
                 for future in as_completed(futures):
                     unreadable += future.result()
                     bar.update(futures[future])
         except BrokenProcessPool as e:
             raise UserError(f"a process that read images of {root} was killed; is the memory full? Start again") from e
-    return sorted(unreadable)
+    again = (_decode_rows(i, root, [files[i]], img_size, out, memory) for i, _ in sorted(unreadable))
+    return [bad for result in again for bad in result]
 
 
-def _decode_rows(start: int, root: Path, files: Sequence[File], img_size: int, out: Path) -> list[tuple[int, str]]:
+def _decode_rows(
+    start: int, root: Path, files: Sequence[File], img_size: int, out: Path, memory: int
+) -> list[tuple[int, str]]:
     """Decode some files into rows start, start + 1, ... of `out`. Returns the unreadable ones, with the reason."""
     rows = np.zeros((len(files), img_size, img_size, 3), np.uint8)
     unreadable = []
     for i, file in enumerate(files):
-        image = try_decode(root / file.path, img_size)
+        image = try_decode(root / file.path, img_size, memory)
         if isinstance(image, str):
             unreadable.append((start + i, image))
         else:
@@ -72,7 +79,7 @@ def _decode_rows(start: int, root: Path, files: Sequence[File], img_size: int, o
 
 
 @contextmanager
-def _workers() -> Iterator[Executor]:
+def workers() -> Iterator[Executor]:
     """One forked process per core; threads where forking is missing or unsafe.
 
     Forked processes start at once. They run nothing but Pillow and numpy's copies, which need no thread of the parent.

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from files import Table, lock_file, read_csv, write_atomic, writing
 from runs.format import (
+    CHECK,
     CONFIG,
     ENVIRONMENT,
     KEY_COLUMNS,
+    LAST_ROUND,
     LOCK,
     QUERIES,
     QUERY_COLUMNS,
@@ -23,18 +26,21 @@ from runs.format import (
     read_config,
     read_environment,
     round_columns,
+    round_of,
     rounds_of,
     run_path,
     seconds_text,
+    validation_columns,
 )
+from runs.outputs import LastRound, defect, digest, read_last_round
 from utils import UserError, warn
 
 
 class RunFolder:
     """The files of one run, `root/<dataset>/<strategy>/seed<seed>-<hash8>/`, held by this process alone.
 
-    Opening it drops what a killed process left half written; `commit` adds a round permanently. Text that is committed
-    is never reformatted, and columns that this version does not know are kept.
+    Opening it drops picks that a killed process left without a row; `commit` adds a round permanently. What is
+    committed is never dropped or reformatted, and columns that this version does not know are kept.
 
     Args:
         root: folder of all results.
@@ -63,6 +69,7 @@ class RunFolder:
             self._queries_table = read_csv(self.folder / QUERIES, QUERY_COLUMNS)
             self._rounds = rounds_of(self._rounds_table, self.folder / ROUNDS)
             self._queries = queries_of(self._queries_table, self.folder / QUERIES)
+            self._check_committed()
             self._drop_uncommitted()
         except UserError:
             self.close()
@@ -79,27 +86,53 @@ class RunFolder:
             what = ", ".join(f"{k}: {old.get(k)!r} there, {self.config.get(k)!r} asked for" for k in differ)
             raise UserError(f"{self.folder} holds another configuration ({what}); give another --results_dir")
 
-    def _drop_uncommitted(self) -> None:
-        """Keep the longest run of rounds whose picks are complete, and the picks of these rounds."""
-        read = len(self._rounds), len(self._queries)
-        n_picked = [0] * (len(self._rounds) + 2)
-        for q in self._queries:
-            if q.round < len(n_picked):
-                n_picked[q.round] += 1
+    def _check_committed(self) -> None:
+        """Refuse to go on where rows or picks of committed rounds were lost.
+
+        A killed process leaves the picks of at most one round more than committed rows ask for.
+        """
+        n_done, last = len(self._rounds), self._queries[-1].round if self._queries else -1
+        if not self._rounds_table.columns and (last > 1 or self._shown_round() >= 0):
+            way_on = "restore it or move the folder away to start over"
+            raise UserError(f"{self.folder}: {ROUNDS} is missing, though rounds were committed; {way_on}")
+        n_picked = Counter(q.round for q in self._queries)
         n_labeled = 0
         for r in self._rounds:
             n_labeled += n_picked[r.round]
             if n_labeled != r.n_labeled:
-                self._rounds = self._rounds[: r.round]
-                break
-        n_done = len(self._rounds)
+                n = f"n_labeled is {r.n_labeled}, but {QUERIES} has {n_labeled} picks up to round {r.round}"
+                raise self._lost(r.round, r.round, f"{ROUNDS} line {self._rounds_table.line(r.round)}: {n}")
+        if last > n_done + 1:
+            raise self._lost(n_done, n_done + 1, f"{QUERIES} has picks up to round {last}, but {ROUNDS} {n_done} rows")
+
+    def _lost(self, round: int, first_pick: int, what: str) -> UserError:
+        """The error that says which lines to delete to train again from a round on, picks of another one included."""
+        ends = {ROUNDS: self._rounds_table.line(round)} if round < len(self._rounds) else {}
+        i = sum(q.round < first_pick for q in self._queries)
+        if i < len(self._queries):
+            ends[QUERIES] = self._queries_table.line(i)
+        lines = " and ".join(f"line {line} of {name} and any below it" for name, line in ends.items())
+        return UserError(
+            f"{self.folder}: {what}; restore the files, or delete {lines} to train again from round {round} on"
+        )
+
+    def _shown_round(self) -> int:
+        """The round that the output files show as far as is known, -1 for none."""
+        try:
+            last = read_last_round(self.folder)
+        except UserError:
+            return -1
+        return last.round if last else -1
+
+    def _drop_uncommitted(self) -> None:
+        """Keep the picks of committed rounds, and those that followed the last of them if they are complete."""
+        n_done, n_read = len(self._rounds), len(self._queries)
         n_left = self.config["n_train"] - (self._rounds[-1].n_labeled if n_done else 0)
-        complete = n_done > 0 and n_picked[n_done] == min(self.config["n_query"], n_left)
+        n_next = sum(q.round == n_done for q in self._queries)
+        complete = n_done > 0 and n_next == min(self.config["n_query"], n_left)
         self._queries = [q for q in self._queries if n_done > 0 and q.round < n_done + complete]
-        if (len(self._rounds), len(self._queries)) != read:
-            n_rounds, n_picks = read[0] - n_done, read[1] - len(self._queries)
-            warn(f"{self.folder}: dropped what was not committed whole ({n_rounds} rounds, {n_picks} picks)")
-        self._rounds_table = _head(self._rounds_table, n_done)
+        if n_picks := n_read - len(self._queries):
+            warn(f"{self.folder}: dropped what was not committed whole ({n_picks} picks)")
         self._queries_table = _head(self._queries_table, len(self._queries))
 
     def rounds(self) -> list[Round]:
@@ -123,15 +156,52 @@ class RunFolder:
             round = replace(self._rounds[round.round], query_seconds=round.query_seconds)
             *_, old = _head(self._rounds_table, round.round + 1).records()
             cells = {**old, "query_seconds": seconds_text(round.query_seconds)}
+        try:
+            round_of(cells)
+        except ValueError as e:
+            raise UserError(f"round {round.round} is not committed: {e}") from e
         queries_table = self._queries_table.extended(QUERY_COLUMNS, (q.cells() for q in queries))
-        rounds_table = _head(self._rounds_table, round.round).extended(round_columns(), [cells])
+        rounds_table = _head(self._rounds_table, round.round).extended(_columns(round), [cells])
+        self._restore()
         self.write(QUERIES, queries_table.text())
         self.write(ROUNDS, rounds_table.text())
         self._queries_table, self._queries = queries_table, [*self._queries, *queries]
         self._rounds_table, self._rounds = rounds_table, [*self._rounds[: round.round], round]
 
+    def _restore(self) -> None:
+        """Write again what a run cannot do without and somebody deleted while it was running."""
+        if self.folder.is_dir() and not (self.folder / CONFIG).exists():
+            warn(f"{self.folder / CONFIG} was deleted while the run was going on and is written again")
+            self.write(CONFIG, json_text(self.config))
+        if not (self.folder / LAST_ROUND).exists():  # files of an older version show the last row
+            self.write(LAST_ROUND, LastRound(len(self._rounds) - 1, {}).text())
+
+    def write_outputs(self, round: int, contents: Mapping[str, str | bytes]) -> None:
+        """Replace the files that show the last round, by name, and last_round.json after them.
+
+        Args:
+            round: the round that they show; it is committed.
+            contents: of each of OUTPUTS.
+        """
+        digests = {}
+        for name, content in contents.items():
+            data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
+            digests[name] = digest(data)
+            self.write(name, data)
+        self.write(LAST_ROUND, LastRound(round, digests).text())
+
+    def outputs_defect(self, rounds: Collection[int]) -> str:
+        """What is wrong with these files; empty if they are whole and show one of some rounds."""
+        return defect(self.folder, rounds)
+
     def write(self, name: str, content: str | bytes) -> None:
-        """Replace one file of the folder, atomically."""
+        """Replace one file of the folder, atomically.
+
+        Raises:
+            UserError: the disk is full, or the folder cannot be written or is gone.
+        """
+        if not self.folder.is_dir():
+            raise UserError(f"{self.folder} was deleted or moved while the run was going on; start it again")
         write_atomic(self.folder / name, content)
 
     def write_environment(self, environment: dict[str, Any]) -> None:
@@ -151,6 +221,11 @@ class RunFolder:
         """Let another process use the folder."""
         if self._lock is not None:
             self._lock.close()
+
+
+def _columns(round: Round) -> list[str]:
+    """The columns that a new row fills."""
+    return [*round_columns(), *(c for c in validation_columns() if c in round.metrics), CHECK]
 
 
 def _head(table: Table, n: int) -> Table:

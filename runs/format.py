@@ -10,19 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+import re
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from files import Table, read_csv, to_csv
-from runs.metrics import METRICS
+from files import Table, damaged_row, read_bytes, read_csv, to_csv
+from runs.metrics import METRICS, Metric
 from utils import UserError, warn
-
-T = TypeVar("T")
 
 CONFIG = "config.json"  # every setting that defines the experiment
 ENVIRONMENT = "environment.json"  # versions, device and n_round of the last start, and earlier starts
@@ -31,16 +31,34 @@ QUERIES = "queries.csv"
 PREDICTIONS = "predictions.csv"  # this file and those below: of the last round
 CONFUSION = "confusion_matrix.csv"
 MODEL = "model.pt"
+LAST_ROUND = "last_round.json"  # which round the three files above show, and their digests
 LOCK = ".lock"  # held by the process that writes the folder
 
 KEY_COLUMNS = ("round", "n_labeled")  # of rounds.csv, without which a row means nothing
+VALIDATION = "val_"  # what the columns of metrics on validation images begin with
 SECONDS = ("train_seconds", "eval_seconds", "query_seconds")
+CHECK = "check"  # the last column of rounds.csv: a checksum of the row
 QUERY_COLUMNS = ("round", "rank", "index", "path", "label")
 PREDICTION_COLUMNS = ("index", "path", "label", "predicted", "confidence")
 
+NUMBER = re.compile(r"-?\d+(\.\d*)?(e[-+]?\d+)?", re.ASCII)
+WHOLE_NUMBER = re.compile(r"\d{1,18}", re.ASCII)
+MOST_LABELS = 2**31 - 1
+MOST_SECONDS = 1e9  # 30 years
+
+
+def validation_columns() -> tuple[str, ...]:
+    """The columns of metrics on validation images, in runs that have some."""
+    return tuple(VALIDATION + m for m in METRICS)
+
+
+def metric_of(column: str) -> Metric | None:
+    """The metric that a column of rounds.csv holds, on test or validation images; None for other columns."""
+    return METRICS.get(column.removeprefix(VALIDATION))
+
 
 def round_columns() -> tuple[str, ...]:
-    """The columns of a new rounds.csv."""
+    """What a new rounds.csv says of each round; its last column is CHECK."""
     return (*KEY_COLUMNS, *METRICS, *SECONDS)
 
 
@@ -63,7 +81,8 @@ class Round:
     """One row of rounds.csv: the network trained on `n_labeled` labels, and the query that followed.
 
     Attributes:
-        metrics: by the names of METRICS; NaN where a file does not have it.
+        metrics: by the names of METRICS, NaN where a file does not have it; with the prefix VALIDATION, where there
+            are any, those on validation images.
         query_seconds: 0 where no query followed.
     """
 
@@ -78,7 +97,17 @@ class Round:
         """Its text by column."""
         metrics = {m: str(np.round(v, 6)) for m, v in self.metrics.items()}
         seconds = {s: seconds_text(getattr(self, s)) for s in SECONDS}
-        return {"round": str(self.round), "n_labeled": str(self.n_labeled), **metrics, **seconds}
+        cells = {"round": str(self.round), "n_labeled": str(self.n_labeled), **metrics, **seconds}
+        return {**cells, CHECK: checksum(cells)}
+
+
+def checksum(cells: Mapping[str, str]) -> str:
+    """Eight hexadecimal digits of a row's cells by column, without seconds: equal runs have equal ones.
+
+    Empty cells do not count: a row does not change when the table gains a column.
+    """
+    counted = sorted((c, cell) for c, cell in cells.items() if cell and c not in (*SECONDS, CHECK))
+    return f"{zlib.crc32(json.dumps(counted).encode()):08x}"
 
 
 def seconds_text(seconds: float) -> str:
@@ -87,7 +116,7 @@ def seconds_text(seconds: float) -> str:
 
 
 def read_rounds(path: Path) -> list[Round]:
-    """The rows of a rounds.csv, without a torn last line.
+    """The rows of a rounds.csv.
 
     Raises:
         UserError: the file is damaged.
@@ -96,43 +125,57 @@ def read_rounds(path: Path) -> list[Round]:
 
 
 def rounds_of(table: Table, path: Path) -> list[Round]:
-    """The rounds that the text of a rounds.csv stands for; `path` is for messages. A last row of nonsense is torn.
+    """The rounds that the text of a rounds.csv stands for; `path` is for messages.
 
     Raises:
-        UserError: a row before the last is damaged, rounds are missing, or none of METRICS has a column.
+        UserError: a row is damaged or holds what cannot be true, rounds are missing, or none of METRICS has a column.
     """
     if table.columns and not any(m in table.columns for m in METRICS):
         raise UserError(f"{path} begins with {','.join(table.columns)!r}, which has none of {', '.join(METRICS)}")
-
-    def parse(row: dict[str, str]) -> Round:
-        metrics = {m: _number(row.get(m, "")) for m in METRICS}
-        seconds = (_number(row.get(s, "")) for s in SECONDS)
-        return Round(int(row["round"]), int(row["n_labeled"]), metrics, *seconds)
-
-    rounds = _parsed(table, path, parse)
-    if [r.round for r in rounds] != list(range(len(rounds))):
-        raise UserError(f"{path} is damaged: its rounds are {[r.round for r in rounds]}, not 0, 1, 2, ...")
+    rounds: list[Round] = []
+    for i, row in enumerate(table.records()):
+        try:
+            rounds.append(round_of(row))
+            if rounds[i].round != i:
+                raise ValueError(f"its round is {rounds[i].round}, not {i}")
+            if i and rounds[i].n_labeled <= rounds[i - 1].n_labeled:
+                raise ValueError("n_labeled does not grow")
+        except ValueError as e:
+            raise damaged_row(path, table, i, str(e)) from None
     return rounds
 
 
-def _number(cell: str) -> float:
-    return float(cell) if cell else math.nan
+def round_of(row: Mapping[str, str]) -> Round:
+    """The round that the cells of a row stand for.
 
+    Raises:
+        ValueError: a value cannot be true, or the row does not match its check.
+    """
 
-def _parsed(table: Table, path: Path, parse: Callable[[dict[str, str]], T]) -> list[T]:
-    """What the rows stand for, in order; a last row that `parse` refuses with a ValueError is torn and left out."""
-    parsed = []
-    for i, row in enumerate(table.records()):
-        try:
-            parsed.append(parse(row))
-        except ValueError:
-            if i < len(table.rows) - 1:
-                raise _damaged_line(path, table, i) from None
-    return parsed
+    def number(column: str, least: float, most: float) -> float:
+        cell = row.get(column, "")
+        if not cell:
+            return math.nan
+        if not NUMBER.fullmatch(cell) or not least <= float(cell) <= most:
+            raise ValueError(f"{column} is {cell[:40]!r}, which is no number from {least:g} to {most:g}")
+        return float(cell)
 
+    def count(column: str, least: int) -> int:
+        value = number(column, least, MOST_LABELS)
+        if not value.is_integer():
+            raise ValueError(f"{column} is {row[column][:40]!r}, which is no whole number")
+        return int(value)
 
-def _damaged_line(path: Path, table: Table, i: int, why: str = "") -> UserError:
-    return UserError(f"{path} is damaged in line {i + 2}: {','.join(table.rows[i])!r}{why}")
+    metrics = {m.name: number(m.name, *m.limits) for m in METRICS.values()}
+    on_validation = {VALIDATION + m.name: m.limits for m in METRICS.values() if row.get(VALIDATION + m.name)}
+    metrics |= {column: number(column, *limits) for column, limits in on_validation.items()}
+    seconds = (number(s, 0, MOST_SECONDS) for s in SECONDS)
+    found = Round(count("round", 0), count("n_labeled", 1), metrics, *seconds)
+    check = row.get(CHECK)
+    known = {c: row.get(c, "") for c in round_columns()}  # the columns that remain may have been added by hand
+    if check and check not in (checksum(row), checksum(known)):
+        raise ValueError(f"it does not match its {CHECK}; clear its cell {check[:40]!r} to accept the row as it is")
+    return found
 
 
 # queries.csv
@@ -158,7 +201,7 @@ class Query:
 
 
 def read_queries(path: Path) -> list[Query]:
-    """The rows of a queries.csv, without a torn last line.
+    """The rows of a queries.csv.
 
     Raises:
         UserError: the file is damaged.
@@ -167,27 +210,28 @@ def read_queries(path: Path) -> list[Query]:
 
 
 def queries_of(table: Table, path: Path) -> list[Query]:
-    """The picks that the text of a queries.csv stands for; `path` is for messages. A last row of nonsense is torn.
+    """The picks that the text of a queries.csv stands for; `path` is for messages.
 
     Raises:
-        UserError: a row before the last is damaged, or does not follow the row above it.
+        UserError: a row is damaged, or does not follow the row above it.
     """
-
-    def parse(row: dict[str, str]) -> Query:
-        return Query(int(row["round"]), int(row["rank"]), int(row["index"]), row["path"], row["label"])
-
-    queries = _parsed(table, path, parse)
+    queries: list[Query] = []
     previous, seen = Query(0, -1, -1, "", ""), set()
-    for i, q in enumerate(queries):
+    for i, row in enumerate(table.records()):
+        numbers = [row[c] for c in ("round", "rank", "index")]
+        if not all(WHOLE_NUMBER.fullmatch(cell) for cell in numbers):
+            raise damaged_row(path, table, i, f"{','.join(numbers)[:60]!r} are no whole numbers")
+        q = Query(int(numbers[0]), int(numbers[1]), int(numbers[2]), row["path"], row["label"])
         follows = (q.round, q.rank) in ((previous.round, previous.rank + 1), (previous.round + 1, 0))
-        if not follows or q.index < 0 or q.index in seen:
-            raise _damaged_line(path, table, i, " does not follow the line above")
+        if not follows or q.index in seen:
+            raise damaged_row(path, table, i, f"{','.join(numbers)!r} does not follow the line above")
+        queries.append(q)
         previous = q
         seen.add(q.index)
     return queries
 
 
-# predictions.csv and confusion_matrix.csv
+# predictions.csv
 
 
 def predictions_text(
@@ -212,11 +256,6 @@ def predictions_text(
     return to_csv(PREDICTION_COLUMNS, cells)
 
 
-def confusion_text(classes: Sequence[str], counts: NDArray[np.int64]) -> str:
-    """The text of confusion_matrix.csv: a row a true class, a column a predicted one."""
-    return to_csv(["label\\predicted", *classes], ([name, *row] for name, row in zip(classes, counts, strict=True)))
-
-
 # config.json and environment.json
 
 
@@ -231,7 +270,7 @@ def read_config(folder: Path) -> dict[str, Any] | None:
     Raises:
         UserError: the file is damaged or cannot be read.
     """
-    return _read_json(folder / CONFIG, "repair it or move its folder away to start over")
+    return read_json(folder / CONFIG, "repair it or move its folder away to start over")
 
 
 def read_environment(folder: Path, report: Callable[[str], None] = warn) -> dict[str, Any]:
@@ -246,7 +285,7 @@ def read_environment(folder: Path, report: Callable[[str], None] = warn) -> dict
     """
     path = folder / ENVIRONMENT
     try:
-        content = _read_json(path, "it counts as missing") or {}
+        content = read_json(path, "it counts as missing") or {}
         for key, kind in (("n_round", int), ("earlier", list)):
             check_type(path, content, key, kind, "; it counts as missing")
     except UserError as e:
@@ -265,9 +304,18 @@ def check_type(path: Path, content: dict[str, Any], key: str, kind: type, conseq
         raise UserError(f"{path} is damaged: {key} is {content[key]!r}{consequence}")
 
 
-def _read_json(path: Path, consequence: str) -> dict[str, Any] | None:
+def read_json(path: Path, consequence: str) -> dict[str, Any] | None:
+    """What a JSON file holds; None where there is no file.
+
+    Args:
+        path: the file.
+        consequence: of damage, for the message.
+
+    Raises:
+        UserError: the file is damaged, is no object, or cannot be read.
+    """
     try:
-        content = json.loads(path.read_bytes().decode())
+        content = json.loads(read_bytes(path).decode())
     except FileNotFoundError:
         return None
     except OSError as e:

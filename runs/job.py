@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from files import Lock, lock_file, writing
+from files import Lock, lock_file, read_bytes, writing
 from runs.format import LOCK, QUERIES, ROUNDS, read_environment, read_rounds
+from runs.outputs import read_last_round
 from utils import UserError
 
 
@@ -42,7 +43,7 @@ def n_committed(job: Job) -> int:
 def _n_all_committed(job: Job) -> int:
     try:
         rounds = read_rounds(job.folder / ROUNDS)
-        n_picks = (job.folder / QUERIES).read_bytes().count(b"\n") - 1 if rounds else 0
+        n_picks = read_bytes(job.folder / QUERIES).count(b"\n") - 1 if rounds else 0
     except (UserError, OSError):
         return 0
     while rounds and rounds[-1].n_labeled > n_picks:
@@ -51,10 +52,20 @@ def _n_all_committed(job: Job) -> int:
 
 
 def is_finished(job: Job) -> bool:
-    """Whether demo.py would report "finished already" and change nothing. Much faster than starting it."""
+    """Whether all rounds are committed and, as far as last_round.json says, shown by the output files.
+
+    demo.py then finds nothing to do, unless these files were damaged or deleted: it alone looks at them. Much faster
+    than starting it.
+    """
     n = _n_all_committed(job)
     environment = read_environment(job.folder, report=lambda _: None)
-    return n >= job.n_rows and environment.get("n_round", n - 1) == job.n_round
+    if n < job.n_rows or environment.get("n_round", n - 1) != job.n_round:
+        return False
+    try:
+        last = read_last_round(job.folder)
+    except UserError:
+        return False
+    return last is None or last.round in (job.n_rows - 1, n - 1)
 
 
 def claim(job: Job) -> Lock | None:

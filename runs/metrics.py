@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 
 Probs = NDArray[np.floating[Any]]
 Labels = NDArray[np.int64]
+
+FLOAT32 = np.finfo(np.float32)  # probabilities are of this type
+MAX_NLL = -math.log(FLOAT32.tiny)  # nats of a true class without any probability
 
 
 def accuracy(probs: Probs, labels: Labels) -> float:
@@ -44,7 +48,7 @@ def f1(probs: Probs, labels: Labels) -> float:
 def nll(probs: Probs, labels: Labels) -> float:
     """Mean negative log-likelihood of the true class, in nats; no probability counts as less than float32's tiny."""
     true = probs[np.arange(len(labels)), labels].astype(np.float64)
-    return float(-np.log(np.maximum(true, np.finfo(np.float32).tiny)).mean()) + 0.0  # no minus zero
+    return float(-np.log(np.maximum(true, FLOAT32.tiny)).mean()) + 0.0  # no minus zero
 
 
 def ece(probs: Probs, labels: Labels, n_bins: int = 15) -> float:
@@ -69,6 +73,8 @@ class Metric:
         share: whether it lies between 0 and 1 and is shown in %.
         higher_is_better: whether a larger value is the better one.
         unit: of values that are no shares; empty where there is none.
+        least: the smallest value that it can take, of one that is no share.
+        most: the largest one.
     """
 
     name: str
@@ -77,6 +83,13 @@ class Metric:
     share: bool = True
     higher_is_better: bool = True
     unit: str = ""
+    least: float = -FLOAT32.max.item()
+    most: float = FLOAT32.max.item()
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The smallest and the largest value that can be true."""
+        return (0.0, 1.0) if self.share else (self.least, self.most)
 
 
 METRICS: dict[str, Metric] = {
@@ -86,12 +99,16 @@ METRICS: dict[str, Metric] = {
         Metric("precision", precision, "Precision"),
         Metric("recall", recall, "Recall"),
         Metric("f1", f1, "F1"),
-        Metric("nll", nll, "Negative log-likelihood", share=False, higher_is_better=False, unit="nats"),
+        Metric(
+            "nll",
+            nll,
+            "Negative log-likelihood",
+            share=False,
+            higher_is_better=False,
+            unit="nats",
+            least=0.0,
+            most=math.ceil(MAX_NLL),
+        ),
         Metric("ece", ece, "Expected calibration error", higher_is_better=False),
     )
 }
-
-
-def confusion_matrix(predicted: Labels, labels: Labels, n_classes: int) -> NDArray[np.int64]:
-    """Counts of test images: row = true class, column = predicted class. Shape (C, C)."""
-    return np.bincount(labels * n_classes + predicted, minlength=n_classes**2).reshape(n_classes, n_classes)

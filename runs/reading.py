@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import itertools
 import json
 import math
 import os
@@ -16,20 +14,21 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from files import read_csv
+from runs.confusion import Confusion, read_confusion
 from runs.format import (
     CONFIG,
-    KEY_COLUMNS,
+    CONFUSION,
     QUERIES,
-    QUERY_COLUMNS,
     ROUNDS,
     Round,
     check_type,
+    metric_of,
     read_config,
     read_environment,
-    rounds_of,
+    read_queries,
+    read_rounds,
 )
-from runs.metrics import METRICS
+from runs.outputs import read_last_round
 from utils import UserError, warn
 
 Floats = NDArray[np.float64]
@@ -107,7 +106,7 @@ class Run:
 
     def values(self, column: str) -> Floats:
         """One column of rounds.csv; NaN where a metric was not measured, and for the query of a round without one."""
-        if column in METRICS:
+        if metric_of(column):
             return np.array([r.metrics.get(column, math.nan) for r in self.rounds], np.float64)
         values = np.array([getattr(r, column) for r in self.rounds], np.float64)
         if column == "query_seconds" and self.complete:
@@ -125,23 +124,14 @@ def read_run(folder: Path, report: Callable[[str], None] = warn) -> Run:
     Raises:
         UserError: another file is damaged, or the settings that tell one run from another are missing.
     """
-    path, rounds_path = folder / CONFIG, folder / ROUNDS
+    path = folder / CONFIG
     config = read_config(folder) or {}
     missing = [k for k in ("dataset_name", "strategy_name", "seed") if k not in config]
     if missing:
         raise UserError(f"{path} {'lacks ' + ', '.join(missing) if path.exists() else 'is missing'}: not a run of ours")
     for key, kind in SETTING_TYPES.items():
         check_type(path, config, key, kind)
-    table = read_csv(rounds_path, KEY_COLUMNS)
-    rounds = rounds_of(table, rounds_path)
-    if not all(0 < r.n_labeled < 2**31 for r in rounds):
-        raise UserError(f"{rounds_path} is damaged: n_labeled must be from 1 to 2**31 - 1")
-    if any(a.n_labeled >= b.n_labeled for a, b in itertools.pairwise(rounds)):
-        raise UserError(f"{rounds_path} is damaged: n_labeled does not grow")
-    shares = [m.name for m in METRICS.values() if m.share]
-    for row in itertools.islice(table.records(), len(rounds)):
-        if not all(math.isfinite(float(row[m])) for m in shares if row.get(m)):  # an empty cell was not measured
-            raise UserError(f"{rounds_path} is damaged: {', '.join(shares)} must be numbers")
+    rounds = read_rounds(folder / ROUNDS)
     return Run(folder, config, read_environment(folder, report), rounds)
 
 
@@ -182,25 +172,19 @@ def find_runs(root: Path) -> tuple[list[Run], list[str]]:
     return runs, problems
 
 
-def read_confusion(path: Path) -> tuple[list[str], NDArray[np.int64]]:
-    """Class names and counts of a confusion_matrix.csv, row = true class, column = predicted class. Shape (C, C).
+def shown_confusion(run: Run) -> tuple[Confusion, Round | None]:
+    """A run's confusion matrix and the committed round that it shows; of an older version's files, the last one.
 
     Raises:
-        UserError: the file is missing or damaged.
+        UserError: the file is missing, damaged, or of a round that is not committed.
     """
-    try:
-        with open(path, encoding="utf-8", errors="replace", newline="") as f:
-            (_, *classes), *rows = [row for row in csv.reader(f) if row]
-        counts = np.array([[int(v) for v in row[1:]] for row in rows], np.int64)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; a run writes it when a round is done") from None
-    except OSError as e:
-        raise UserError(f"cannot read {path}: {e.strerror}") from e
-    except (ValueError, OverflowError, csv.Error) as e:
-        raise UserError(f"{path} is damaged: {e}") from e
-    if not classes or [row[0] for row in rows] != classes or counts.shape != (len(classes), len(classes)):
-        raise UserError(f"{path} is damaged: its rows and columns are not the same classes")
-    return classes, counts
+    path = run.folder / CONFUSION
+    last = read_last_round(run.folder)
+    if last is None:
+        return read_confusion(path), run.committed[-1] if run.committed else None
+    if not 0 <= last.round < len(run.committed):
+        raise UserError(f"{path} shows no committed round; the run's command makes it again")
+    return read_confusion(path, last.files.get(CONFUSION, "")), run.committed[last.round]
 
 
 class Picks(NamedTuple):
@@ -220,11 +204,8 @@ def read_picks(run: Run) -> Picks:
     """
     path = run.folder / QUERIES
     last = run.environment.get("n_round", math.inf)
-    try:
-        rows = [r for r in read_csv(path, QUERY_COLUMNS).records() if int(r["round"]) <= last]
-        rounds, idxs = (np.fromiter((int(r[c]) for r in rows), np.int64, len(rows)) for c in ("round", "index"))
-    except (ValueError, OverflowError) as e:
-        raise UserError(f"{path} is damaged: {e}") from e
-    if not rows or rounds.min() < 0 or rounds.max() > len(rows):
-        raise UserError(f"{path} is missing, empty or damaged")
-    return Picks(rounds, idxs, [r["path"] for r in rows], [r["label"] for r in rows])
+    queries = [q for q in read_queries(path) if q.round <= last]
+    rounds, idxs = (np.array([getattr(q, c) for q in queries], np.int64) for c in ("round", "index"))
+    if not queries or any(np.sum(rounds <= r.round) != r.n_labeled for r in run.rounds):
+        raise UserError(f"{path} is missing or damaged: its picks are not as many as the labels in {ROUNDS}")
+    return Picks(rounds, idxs, [q.path for q in queries], [q.label for q in queries])

@@ -21,7 +21,7 @@ import torch
 
 import demo
 
-FILES = ("config.json", "queries.csv", "predictions.csv", "confusion_matrix.csv")
+FILES = ("config.json", "queries.csv", "predictions.csv", "confusion_matrix.csv", "model.pt", "last_round.json")
 
 
 class Steps:
@@ -124,9 +124,8 @@ def content(results):
     files = {name: (config.parent / name).read_bytes() for name in FILES}
     with open(config.parent / "rounds.csv", newline="") as f:
         rows = [{k: v for k, v in row.items() if not k.endswith("_seconds")} for row in csv.DictReader(f)]
-    weights = torch.load(config.parent / "model.pt", weights_only=True)["state_dict"]
     left = sorted(p.name for p in results.rglob("*.tmp"))
-    return files, rows, {k: v.numpy().tobytes() for k, v in weights.items()}, left
+    return files, rows, left
 
 
 def main():

@@ -5,6 +5,7 @@ from runs.metrics import METRICS
 
 NAMES = ["plain.png", "a b.png", "com,ma.png", 'quo"te.png', "new\nline.png", "carriage\rreturn.png", "both\r\n.png"]
 NAMES += ["ünï/日本.png", "bytes\udcff\udcfe.png", "'apo.png", '"', "\\", " ", "semi;colon", "\ttab", "#hash"]
+NAMES += ["=1+1", "+1", "-1", "@SUM(A1)", "\r=1", "\x1b[2J"]  # formulas to a spreadsheet, a command to a terminal
 
 CONFIG = {"dataset_name": "Beasts", "strategy_name": "BADGE", "seed": 1, "n_query": 3, "n_train": 12, "lr": 0.1}
 

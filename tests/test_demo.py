@@ -28,7 +28,7 @@ def test_a_run_writes_all_files_of_the_design(run):
     visible = {p.name for p in folder.iterdir() if not p.name.startswith(".")}
     assert visible == {
         "config.json", "environment.json", "rounds.csv", "queries.csv", "predictions.csv", "confusion_matrix.csv",
-        "model.pt",
+        "model.pt", "last_round.json",
     }  # fmt: skip
     assert not list(folder.glob("*.tmp"))
 
@@ -36,7 +36,7 @@ def test_a_run_writes_all_files_of_the_design(run):
 def test_rounds_count_labels_and_metrics(run):
     _, folder = run()
     rows = table(folder / "rounds.csv")
-    assert list(rows[0]) == ["round", "n_labeled", *METRICS, *SECONDS]
+    assert list(rows[0]) == ["round", "n_labeled", *METRICS, *SECONDS, "check"]
     assert [int(r["round"]) for r in rows] == [0, 1, 2, 3]
     assert [int(r["n_labeled"]) for r in rows] == [6, 10, 14, 18]
     assert float(rows[0]["query_seconds"]) > 0

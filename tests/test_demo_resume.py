@@ -1,16 +1,20 @@
 """A run that is continued, interrupted or killed ends as if it had never stopped."""
 
+import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 import pytest
 import small
 from experiments import count_trainings, same_run, table
+from small_run import files
 
 import demo
 
@@ -34,6 +38,131 @@ def test_a_larger_n_round_continues_as_if_never_stopped(run):
     assert all(float(r["query_seconds"]) > 0 for r in table(parts / "rounds.csv")[:-1])
 
 
+OUTPUTS = ("predictions.csv", "confusion_matrix.csv", "model.pt")
+
+
+def damaged(path):
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+
+
+@pytest.mark.parametrize("name", [*OUTPUTS, "last_round.json"])
+@pytest.mark.parametrize("damage", [Path.unlink, damaged])
+def test_output_files_of_a_finished_run_are_made_again_where_missing_or_damaged(run, capsys, monkeypatch, name, damage):
+    _, folder = run(n_round=1)
+    before = files(folder)
+    damage(folder / name)
+    trained = count_trainings(monkeypatch)
+    capsys.readouterr()
+    assert run(n_round=1)[0] == 0
+    out, err = capsys.readouterr()
+    assert "finished already" in out
+    if (damage, name) == (Path.unlink, "last_round.json"):  # as in the results of an older version
+        assert (trained, err) == ([], "")
+        return
+    assert trained == [10]
+    (note,) = err.splitlines()
+    assert name in note
+    assert note.endswith("; training round 1 again to write them")
+    environment = json.loads(files(folder)["environment.json"])
+    assert len(environment["earlier"]) == 1  # the start that wrote them is recorded
+    assert {**files(folder), "environment.json": b""} == {**before, "environment.json": b""}
+
+
+class Killed(BaseException):
+    """Stands in for a kill."""
+
+
+@contextmanager
+def killed_at_results_of(round, monkeypatch):
+    """Die between the commit of a round and its output files."""
+    write = demo.write_results
+
+    def deadly(e, run, r, *rest):
+        if r == round:
+            raise Killed
+        write(e, run, r, *rest)
+
+    with monkeypatch.context() as m, suppress(Killed):
+        m.setattr(demo, "write_results", deadly)
+        yield
+        pytest.fail("it was not killed")
+
+
+@pytest.mark.parametrize("killed_in", range(3))
+def test_killed_between_a_commit_and_the_output_files_a_run_ends_with_the_same_files(
+    run, capsys, monkeypatch, killed_in
+):
+    _, whole = run("whole", n_round=2)
+    with killed_at_results_of(killed_in, monkeypatch):
+        run(n_round=2)
+    capsys.readouterr()
+    code, folder = run(n_round=2)
+    assert code == 0
+    same_run(folder, whole)
+    for name in (*OUTPUTS, "last_round.json"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes()
+    assert ("training round 2 again to write them" in capsys.readouterr().err) == (killed_in == 2)
+
+
+def test_with_a_smaller_n_round_the_output_files_are_of_a_committed_round_that_they_name(run, capsys, monkeypatch):
+    _, whole = run("whole", n_round=1)
+    with killed_at_results_of(2, monkeypatch):
+        run(n_round=3)
+    code, folder = run(n_round=1)  # rounds 0 to 2 are committed; the files show round 1
+    assert code == 0
+    assert "again" not in capsys.readouterr().err
+    assert json.loads((folder / "last_round.json").read_text())["round"] == 1
+    assert (folder / "predictions.csv").read_bytes() == (whole / "predictions.csv").read_bytes()
+    (folder / "predictions.csv").unlink()  # trained again on the labels of round 1, though those of round 3 are known
+    assert run(n_round=1)[0] == 0
+    assert "training round 1 again to write them" in capsys.readouterr().err
+    for name in (*OUTPUTS, "last_round.json"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes()
+    run(n_round=3)
+    run(n_round=2)  # the files of round 3 are whole, and more is lost than gained by those of round 2
+    assert json.loads((folder / "last_round.json").read_text())["round"] == 3
+
+
+def test_committed_rounds_are_never_dropped_in_silence(run, capsys):
+    _, folder = run(n_round=2)
+    whole = files(folder)
+    for content in (b"", bytes(len(whole["rounds.csv"])), whole["rounds.csv"][:-5]):
+        (folder / "rounds.csv").write_bytes(content)
+        capsys.readouterr()
+        assert run(n_round=2)[0] == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: {folder}/rounds.csv is damaged")
+        assert files(folder) == {**whole, "rounds.csv": content}
+
+
+def test_a_config_deleted_while_running_is_written_again(run, monkeypatch, capsys):
+    delete_at_round(monkeypatch, 1, lambda folder: (folder / "config.json").unlink())
+    code, folder = run(n_round=2)
+    assert code == 0
+    assert "config.json was deleted while the run was going on and is written again" in capsys.readouterr().err
+    assert json.loads((folder / "config.json").read_text())["seed"] == 1
+
+
+def test_a_folder_deleted_while_running_ends_the_run_with_one_line(run, monkeypatch, capsys):
+    delete_at_round(monkeypatch, 1, shutil.rmtree)
+    assert run(n_round=2)[0] == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert line.endswith("was deleted or moved while the run was going on; start it again")
+
+
+def delete_at_round(monkeypatch, round, delete):
+    """From now on, delete something of a run's folder while a round is trained."""
+    one_round = demo.one_round
+
+    def disturbed(e, run, pool, test, r, announce):
+        if r == round:
+            delete(run.folder)
+        return one_round(e, run, pool, test, r, announce)
+
+    monkeypatch.setattr(demo, "one_round", disturbed)
+
+
 def test_resuming_trains_nothing_twice(run, monkeypatch):
     _, folder = run(n_round=3)
     rows = (folder / "rounds.csv").read_text().splitlines(keepends=True)
@@ -53,7 +182,7 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_files(run, tmp_path, how)
     assert int(done.stdout.splitlines()[-1]) >= 3
     (config,) = (tmp_path / how).rglob("config.json")
     same_run(config.parent, whole)
-    for name in ("predictions.csv", "confusion_matrix.csv", "config.json"):
+    for name in ("predictions.csv", "confusion_matrix.csv", "config.json", "model.pt", "last_round.json"):
         assert (config.parent / name).read_bytes() == (whole / name).read_bytes()
 
 

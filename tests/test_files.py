@@ -4,6 +4,7 @@ import csv
 import errno
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -68,15 +69,28 @@ def test_csv_lines_end_with_a_newline_alone():
     assert files.to_csv(("a", "b"), [(1, "x"), (2.5, "y")]) == "a,b\n1,x\n2.5,y\n"
 
 
-def test_csv_without_torn_line_at_every_byte(tmp_path):
+def test_csv_cut_at_any_byte_is_refused_unless_a_line_ends_there(tmp_path):
     path, header = tmp_path / "a.csv", ("name", "i")
     rows = [[n, str(i)] for i, n in enumerate(NAMES)]
     content = files.to_csv(header, rows).encode("utf-8", "surrogateescape")
     ends = [len(files.to_csv(header, rows[:i]).encode("utf-8", "surrogateescape")) for i in range(len(rows) + 1)]
     for n in range(len(content) + 1):
-        path.write_bytes(content[:n])
-        whole = max(sum(end <= n for end in ends) - 1, 0)
-        assert files.read_csv(path, header).rows == rows[:whole], n
+        for cut in (content[:n], content[:n] + bytes(len(content) - n)):
+            path.write_bytes(cut)
+            if n in ends and len(cut) == n:
+                assert files.read_csv(path, header).rows == rows[: ends.index(n)], n
+                continue
+            if cut == content:
+                continue
+            with pytest.raises(UserError, match=r"a\.csv is damaged") as e:
+                files.read_csv(path, header)
+            whole = sum(end <= n for end in ends) - 1
+            if whole < 0:
+                assert "move its folder away to start over" in str(e.value), n
+            else:
+                line = content[: ends[whole]].count(b"\n") + 1
+                assert f"is damaged in line {line}: " in str(e.value), n
+                assert f"delete line {line} and any below it" in str(e.value), n
 
 
 def test_missing_csv_has_no_rows(tmp_path):
@@ -118,7 +132,7 @@ def test_missing_columns_are_named(tmp_path):
 
 def test_the_line_that_is_damaged_is_named(tmp_path):
     (tmp_path / "a.csv").write_text("a,b\n1,2\n3\n4,5\n")
-    with pytest.raises(UserError, match=r"damaged in line 3;"):
+    with pytest.raises(UserError, match=r"damaged in line 3: 1 cells under 2 columns;"):
         files.read_csv(tmp_path / "a.csv", ("a", "b"))
 
 
@@ -301,3 +315,65 @@ def test_without_fcntl_a_note_takes_the_place_of_locks(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (0, 1), done.stderr
     assert "has no locks" in done.stderr
+
+
+# Links that somebody puts in the way
+
+
+def test_a_temporary_file_is_new_and_its_name_cannot_be_guessed(tmp_path, monkeypatch):
+    names = []
+    for _ in range(2):
+        with files.replacing(tmp_path / "a.txt") as f:
+            names.append(os.path.basename(f.name))
+            assert str(os.getpid()) not in names[-1].split(".")
+    assert len(set(names)) == 2
+    assert all(re.fullmatch(r"\.a\.txt\.[0-9a-f]{16}\.tmp", name) for name in names)
+    (tmp_path / "precious").write_text("mine")
+    monkeypatch.setattr(files.secrets, "token_hex", lambda n: "0" * 2 * n)  # guessed after all
+    (tmp_path / f".a.txt.{'0' * 16}.tmp").symlink_to(tmp_path / "precious")
+    with pytest.raises(UserError, match="File exists"):
+        files.write_atomic(tmp_path / "a.txt", "new")
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_a_file_that_is_a_link_is_replaced_itself(tmp_path):
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "a.txt").symlink_to(tmp_path / "precious")
+    files.write_atomic(tmp_path / "a.txt", "new")
+    assert ((tmp_path / "precious").read_text(), (tmp_path / "a.txt").read_text()) == ("mine", "new")
+    assert not (tmp_path / "a.txt").is_symlink()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_lock_that_is_a_link_is_refused_in_one_line(tmp_path, there):
+    target = tmp_path / "precious"
+    if there:
+        target.write_text("mine")
+    (tmp_path / "l").symlink_to(target)
+    with pytest.raises(UserError, match=r"/l is a link and not the file of a lock; remove it$"):
+        lock_file(tmp_path / "l", wait=False)
+    assert target.read_text() == "mine" if there else not target.exists()
+
+
+def test_a_lock_file_is_not_emptied(tmp_path):
+    (tmp_path / "l").write_text("mine")
+    assert is_free(tmp_path / "l")
+    assert (tmp_path / "l").read_text() == "mine"
+
+
+def test_new_files_have_the_permissions_that_the_user_wants(tmp_path):
+    before = os.umask(0o027)
+    try:
+        files.write_atomic(tmp_path / "a", "x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+def test_temporary_files_of_killed_processes_are_swept_and_no_others(tmp_path):
+    left = [".a[1].txt.0123456789abcdef.tmp", ".a[1].txt.4711.tmp"]  # the second of an older version
+    others = ["a[1].txt", ".a1.txt.01.tmp", ".a[1].txt.x.tmp", ".a[1].txt.b.txt.01.tmp", ".b.txt.01.tmp"]
+    for name in left + others:
+        (tmp_path / name).write_text("")
+    files.sweep_temporaries(tmp_path / "a[1].txt")
+    assert sorted(os.listdir(tmp_path)) == sorted(others)

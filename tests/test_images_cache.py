@@ -176,6 +176,9 @@ SPOILED = {
     "unreadable of another kind": spoil_field("unreadable", 5),
     "a mean of nothing": spoil_field("mean", None),
     "a mean too short": spoil_field("mean", [0.5]),
+    "another mean": spoil_field("mean", [9.0] * 3),
+    "another deviation": spoil_field("std", [1e-30] * 3),
+    "another field": spoil_field("more", 1),
     "a deviation of 0": spoil_field("std", [0.2, 0.0, 0.2]),
     "a deviation of NaN": spoil_field("std", [0.2, float("nan"), 0.2]),
     "a manifest without end": spoil_manifest(b"[" * 200_000),
@@ -201,6 +204,22 @@ def test_damaged_cache_is_built_again(beasts, case, monkeypatch):
     decoded.clear()
     check(load("Beasts", data_dir, SIDE), pixels)
     assert decoded == []
+
+
+def test_a_changed_manifest_or_digest_is_noticed_in_a_note(beasts, capsys):
+    data_dir, _ = beasts
+    first = load("Beasts", data_dir, SIDE)
+    assert capsys.readouterr().err == ""
+    spoil_field("mean", [9.0] * 3)(data_dir / ".cache")
+    again = load("Beasts", data_dir, SIDE)
+    assert (again.mean == first.mean).all()
+    assert capsys.readouterr().err == f"note: {data_dir}/.cache/Beasts-8px.json is damaged; the images are read again\n"
+    path = data_dir / ".cache/Beasts-8px.digests.json"
+    path.write_text(path.read_text().replace(first.digest, "0" * 16))
+    assert load("Beasts", data_dir, SIDE).digest == first.digest
+    assert capsys.readouterr().err == f"note: {path} is damaged; the digest is computed again\n"
+    assert load("Beasts", data_dir, SIDE).digest == first.digest
+    assert capsys.readouterr().err == ""
 
 
 def test_manifest_cut_at_any_byte_is_ignored(beasts):
@@ -268,10 +287,10 @@ def test_two_starts_at_once_read_every_image_once(beasts, monkeypatch, capsys):
     content_digest, first_writable = cache.content_digest, cache.first_writable
     ready = threading.Barrier(2, timeout=20)
 
-    def slow(path, img_size):
+    def slow(path, img_size, limit=None):
         decoded.append(path)
         time.sleep(0.01)
-        return decode(path, img_size)
+        return decode(path, img_size, limit)
 
     def together(folders):  # neither has found the pixels, or the digest, in the cache by then
         ready.wait()
@@ -303,10 +322,10 @@ def test_image_that_has_become_readable_is_read(beasts, monkeypatch):
     data_dir, pixels = beasts
     decode = decoding.decode
 
-    def denied(path, img_size):
+    def denied(path, img_size, limit=None):
         if path.name == "2.png":
             raise PermissionError(13, "Permission denied", str(path))
-        return decode(path, img_size)
+        return decode(path, img_size, limit)
 
     with monkeypatch.context() as patch:
         patch.setattr(decoding, "decode", denied)
@@ -401,6 +420,21 @@ def test_start_killed_at_any_step_loses_time_alone(beasts, after):
             loaded = load("Beasts", data_dir, SIDE, skip_unreadable=True)
             check(loaded, pixels)
             assert loaded.digest == digest
-        assert len([name for name in cache_files(data_dir) if not name.startswith(".")]) == 4
+        assert len(cache_files(data_dir)) == 4  # and no temporary file
     assert status == 0
     assert n_kills >= 12
+
+
+def test_links_in_the_cache_folder_are_not_followed(beasts, tmp_path, monkeypatch):
+    """The names of an older version, made of the process's number, could be guessed."""
+    data_dir, pixels = beasts
+    load("Beasts", data_dir, SIDE)
+    (rows,) = (data_dir / ".cache").glob("*.u8")
+    os.utime(data_dir / "Beasts/train/ant/0.png", ns=(0, 1))
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    guessed = [f".{name}.{os.getpid()}.tmp" for name in cache_files(data_dir)]
+    for name in [*guessed, f"{rows.stem}.{os.getpid()}.tmp"]:
+        (data_dir / ".cache" / name).symlink_to(precious)
+    check(load("Beasts", data_dir, SIDE), pixels)
+    assert precious.read_text() == "mine"

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import os
 import threading
 import time
 from pathlib import Path
@@ -128,3 +129,13 @@ def test_download_by_another_process_is_waited_for_and_used(tmp_path, monkeypatc
     lock.close()
     thread.join(20)
     check(loaded[0], pixels)
+
+
+def test_a_link_in_the_way_of_the_download_is_not_followed(tmp_path, monkeypatch):
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", FakeCIFAR10)
+    (tmp_path / "outside").mkdir()
+    data_dir = tmp_path / "DATA"
+    data_dir.mkdir()
+    (data_dir / f".CIFAR10.{os.getpid()}.tmp").symlink_to(tmp_path / "outside")
+    assert len(load("CIFAR10", data_dir, SIDE).train) == 30
+    assert os.listdir(tmp_path / "outside") == []

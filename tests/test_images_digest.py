@@ -15,6 +15,7 @@ from images import cache, decoding
 from images.cache import cached_images
 from images.content import channel_stats, content_digest
 from images.listing import File, list_folder
+from images.records import read_record
 from utils import UserError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -215,10 +216,10 @@ def test_digest_follows_an_image_that_has_become_readable(coarse_times, first, m
     data_dir, root, listing, pixels, images = first
     decode = decoding.decode
 
-    def denied(path, img_size):
+    def denied(path, img_size, limit=None):
         if path == root / "train/bee/1.png":
             raise PermissionError(13, "Permission denied", str(path))
-        return decode(path, img_size)
+        return decode(path, img_size, limit)
 
     with monkeypatch.context() as patch:
         patch.setattr(decoding, "decode", denied)
@@ -292,7 +293,7 @@ def full_disk(monkeypatch, tmp_path):
     def fail(*_):
         raise UserError("cannot write: No space left on device")
 
-    monkeypatch.setattr(cache, "write_atomic", fail)
+    monkeypatch.setattr(cache, "write_record", fail)
 
 
 def no_lock(monkeypatch, tmp_path):
@@ -358,7 +359,7 @@ def test_only_the_latest_digests_are_remembered(first, monkeypatch):
     others = [replace(listing, classes=["ant", "bee", f"cat {i}"]) for i in range(cache.N_DIGESTS)]
     digests = [cached_images(root, other, data_dir, SIDE).digest for other in others]
     assert len(computed) == len(set(digests)) == cache.N_DIGESTS
-    assert list(json.loads((data_dir / ".cache/Beasts-8px.digests.json").read_text()).values()) == digests
+    assert list(read_record(data_dir / ".cache/Beasts-8px.digests.json").values()) == digests
     assert [cached_images(root, other, data_dir, SIDE).digest for other in others] == digests
     assert len(computed) == cache.N_DIGESTS
     cached_images(root, listing, data_dir, SIDE)

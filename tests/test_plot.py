@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,8 +16,10 @@ import plot
 import report.figures
 from report.curves import axis_title, curves_of
 from report.figures_looks import looks
+from runs.confusion import Confusion
 from runs.format import SECONDS, round_columns
 from runs.metrics import METRICS, Metric
+from runs.outputs import LastRound, digest
 from runs.reading import find_runs
 from runs.settings import group
 
@@ -260,6 +263,32 @@ def test_bad_input_gets_one_line(results, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     code, _, err = output(capsys, results, "--out", tmp_path / "file" / "x")
     assert (code, err.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize(("n_classes", "drawn"), [(400, True), (5000, False)])
+def test_a_confusion_matrix_of_very_many_classes_becomes_a_list(results, capsys, n_classes, drawn):
+    folder = next(results.rglob("rounds.csv")).parent
+    names, labels = [f"c{i}" for i in range(n_classes)], np.arange(n_classes)
+    predicted = np.where(labels == 7, 3, labels)
+    (folder / "confusion_matrix.csv").write_text(Confusion.counted(names, labels, predicted).text())
+    code, out, err = output(capsys, "--confusion", folder)
+    assert (code, err) == (0, "")
+    assert bool(list(folder.glob("confusion_matrix.p*"))) == drawn
+    if not drawn:
+        assert "5,000 classes are too many for a figure" in out
+        assert f"accuracy {100 * 4999 / 5000:.2f} %" in out
+        assert re.search(r"c7 +c3 +1 of 1\n", out)
+
+
+def test_a_confusion_matrix_of_another_round_says_so(results, capsys):
+    folder = next(results.rglob("rounds.csv")).parent
+    content = (folder / "confusion_matrix.csv").read_bytes()
+    (folder / "last_round.json").write_text(LastRound(2, {"confusion_matrix.csv": digest(content)}).text())
+    code, _, err = output(capsys, "--confusion", folder)
+    assert code == 0
+    assert "confusion_matrix.csv shows round 2; the last one in use is 4" in err
+    (folder / "confusion_matrix.csv").write_bytes(content + b"\n")
+    assert "is not the one that last_round.json describes" in refused(capsys, "--confusion", folder)
 
 
 def test_a_damaged_confusion_matrix_is_named(results, capsys):

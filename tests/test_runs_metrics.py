@@ -11,7 +11,7 @@ import pytest
 from sklearn import metrics as sk
 
 from runs import metrics
-from runs.metrics import METRICS, confusion_matrix
+from runs.metrics import METRICS
 
 ROOT = Path(__file__).parent.parent
 TINY = np.finfo(np.float32).tiny
@@ -197,17 +197,6 @@ def test_values_are_those_that_version_0_1_0_wrote():
     }
     for name, value in expected.items():
         assert METRICS[name].function(probs, labels) == pytest.approx(value, abs=1e-12), name
-
-
-# Counts
-
-
-def test_confusion_matrix_equals_scikit_learn_with_true_classes_as_rows():
-    probs, labels = random_probs()
-    predicted = probs.argmax(1)
-    ours = confusion_matrix(predicted, labels, 6)
-    assert (ours == sk.confusion_matrix(labels, predicted, labels=range(6))).all()
-    assert confusion_matrix(np.array([2]), np.array([0]), 3)[0, 2] == 1
 
 
 def test_importing_metrics_imports_neither_torch_nor_scikit_learn():

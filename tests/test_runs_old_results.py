@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -71,10 +72,17 @@ def test_old_run_is_found_by_the_same_command(results, capsys, strategy):
     folder = results / "Digits" / strategy / RUNS[strategy]
     before = files(folder)
     assert run_demo(results, strategy) == 0
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
     assert "finished already" in out
     assert "3 rounds are done already" in out
-    assert files(folder) == before
+    missing = {"predictions.csv", "confusion_matrix.csv", "model.pt"} - {*before}
+    assert f": {', '.join(sorted(missing, reverse=True))} missing; training round 2 again to write them" in err
+    after = files(folder)
+    assert {*after} == {*before, *missing, "last_round.json"}
+    assert all(after[name] == before[name] for name in ("config.json", "rounds.csv", "queries.csv"))
+    assert run_demo(results, strategy) == 0
+    assert capsys.readouterr().err == ""
+    assert files(folder) == after
     assert folders(results) == {Path(s, name) for s, name in RUNS.items()}
 
 
@@ -85,12 +93,13 @@ def test_old_run_is_continued_by_a_larger_n_round(results, version, strategy):
     assert run_demo(results, strategy, n_round=3) == 0
     assert folders(results) == {Path(s, name) for s, name in RUNS.items()}
     rounds, queries = ((folder / name).read_text().splitlines() for name in ("rounds.csv", "queries.csv"))
-    added_later = [m for m in METRICS if m not in before["rounds.csv"][0].split(",")]
+    added_later = [c for c in (*METRICS, "check") if c not in before["rounds.csv"][0].split(",")]
     assert rounds[0] == ",".join([before["rounds.csv"][0], *added_later])
     assert rounds[1:3] == [line + "," * len(added_later) for line in before["rounds.csv"][1:3]]
     assert rounds[3].startswith(before["rounds.csv"][3].removesuffix("0.000"))  # it has seconds of a query now
     assert rounds[4].startswith("3,50,")
-    assert rounds[4].endswith(",0.25") == (version == "a later version")
+    assert (rounds[4].split(",")[-2] == "0.25") == (version == "a later version")
+    assert re.fullmatch("[0-9a-f]{8}", rounds[4].split(",")[-1])
     assert len(rounds) == 5
     assert queries[:41] == before["queries.csv"]
     assert [line.split(",")[:2] for line in queries[41:]] == [["3", str(rank)] for rank in range(10)]

@@ -14,7 +14,7 @@ from runs import reading
 from runs.folder import RunFolder
 from runs.format import Round
 from runs.metrics import METRICS, Metric
-from runs.reading import find_runs, read_confusion, read_picks, read_run
+from runs.reading import find_runs, read_picks, read_run
 from runs.settings import differences, group
 from utils import UserError
 
@@ -75,6 +75,9 @@ GOOD = {"dataset_name": "CIFAR10", "strategy_name": "BADGE", "seed": 1}
     [
         ("rounds.csv", "round,n_labeled\n0,100\n"),
         ("rounds.csv", "\x00\x01\n\x02\n"),
+        ("rounds.csv", ""),
+        ("rounds.csv", lambda text: "\0" * len(text)),
+        ("rounds.csv", lambda text: text[:-9]),
         ("rounds.csv", lambda text: text.replace("1,150", "1,fifty")),
         ("rounds.csv", lambda text: text.replace("2,200", "2,150")),
         ("rounds.csv", lambda text: text.replace("2,200", "2," + "2" * 25)),
@@ -139,13 +142,6 @@ def test_a_run_is_complete_when_its_rounds_are_committed_or_nothing_is_left(tmp_
     assert run.complete is complete
 
 
-def test_a_torn_last_line_is_dropped(tmp_path):
-    path = write_run(tmp_path, "RandomSampling", 1, rising(4)) / "rounds.csv"
-    path.write_text(path.read_text()[:-9])
-    (run,), problems = find_runs(tmp_path)
-    assert (len(run.rounds), run.complete, problems) == (4, False, [])
-
-
 @pytest.mark.parametrize("metric", METRICS)
 def test_an_empty_cell_was_not_measured(tmp_path, metric):
     folder = write_run(tmp_path, "BADGE", 1, rising(3))
@@ -169,19 +165,6 @@ def test_a_round_without_a_metric_did_not_measure_it():
     run = reading.Run(Path("nowhere"), {}, {}, [Round(0, 10, {"nll": 0.5}), Round(1, 20, {"nll": 0.4, "ece": 0.1})])
     assert run.values("nll").tolist() == [0.5, 0.4]
     assert run.values("ece").tolist() == pytest.approx([math.nan, 0.1], nan_ok=True)
-
-
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("cell", ["nan", "inf", "-inf"])
-@pytest.mark.parametrize("row", [1, 3])
-def test_a_share_that_is_no_number_is_damage(tmp_path, metric, cell, row):
-    folder = write_run(tmp_path, "BADGE", 1, rising(3))
-    replace_cell(folder, row, metric, cell)
-    if METRICS[metric].share:
-        with pytest.raises(UserError, match=r"rounds\.csv is damaged: accuracy, .* must be numbers"):
-            read_run(folder)
-    else:
-        assert not math.isfinite(read_run(folder).values(metric)[row])
 
 
 def test_seconds_of_a_query_that_did_not_follow_are_not_measured(tmp_path):
@@ -240,30 +223,6 @@ def test_damaged_picks_are_named(tmp_path, text):
     (folder / "queries.csv").write_text(text)
     with pytest.raises(UserError, match=r"queries\.csv"):
         read_picks(read_run(folder))
-
-
-# Confusion matrices
-
-
-def test_a_confusion_matrix_is_read_with_the_true_class_in_rows(tmp_path):
-    (tmp_path / "confusion_matrix.csv").write_text('true\\predicted,"a,b",c\n"a,b",5,1\nc,0,3\n')
-    classes, counts = read_confusion(tmp_path / "confusion_matrix.csv")
-    assert classes == ["a,b", "c"]
-    assert counts.tolist() == [[5, 1], [0, 3]]
-
-
-@pytest.mark.parametrize(
-    "text", ["", "x,a,b\na,1,2\n", "x,a\nb,1\n", "x,a\na,one\n", "x,a\na,1,2\n", "x,a\na\n", "x,a\n\n"]
-)
-def test_a_damaged_confusion_matrix_is_named(tmp_path, text):
-    (tmp_path / "confusion_matrix.csv").write_text(text)
-    with pytest.raises(UserError, match=r"confusion_matrix\.csv is damaged"):
-        read_confusion(tmp_path / "confusion_matrix.csv")
-
-
-def test_a_missing_confusion_matrix_is_named(tmp_path):
-    with pytest.raises(UserError, match="no such file; a run writes it when a round is done"):
-        read_confusion(tmp_path / "confusion_matrix.csv")
 
 
 # Settings

@@ -61,6 +61,38 @@ def test_output_that_cannot_be_written_is_no_traceback(shell, code, lines):
     assert "Exception" not in done.stderr
 
 
+# Names in a terminal
+
+EVIL = "a\x1b[2J\nerror: b\r\u2028\x9b1m\u202e\x7f\té"
+HARMLESS = r"a\x1b[2J\nerror: b\r\u2028\x9b1m\u202e\x7f\té"
+
+
+def test_names_end_no_line_and_move_no_cursor():
+    assert utils.printable(EVIL) == HARMLESS == utils.printable(HARMLESS)
+    assert utils.printable("Zoë 猫 \U0001f408") == "Zoë 猫 \U0001f408"
+
+
+@pytest.mark.parametrize("error", [UserError(f"{EVIL} is missing"), OSError(2, "is missing", EVIL)])
+def test_errors_and_notes_show_names_in_one_line(capsys, error):
+    utils.exit_code(lambda: fail(error), "")
+    utils.warn(EVIL)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"error: {HARMLESS}")
+    assert second == f"note: {HARMLESS}"
+
+
+def test_details_of_an_error_are_a_line_each(capsys):
+    utils.exit_code(lambda: fail(UserError("2 images:", EVIL, "b")), "")
+    assert capsys.readouterr().err == f"error: 2 images:\n  {HARMLESS}\n  b\n"
+
+
+def test_wrong_flags_are_shown_in_one_line(capsys):
+    with pytest.raises(SystemExit) as e:
+        utils.Parser().parse_args([EVIL])
+    assert e.value.code == 2
+    assert capsys.readouterr().err == f"error: unrecognized arguments: {HARMLESS}; see --help\n"
+
+
 # Randomness
 
 
@@ -139,6 +171,29 @@ def test_environment_names_versions_and_device():
     assert found["device"] == "cpu"
     assert None not in found.values()
     assert json.loads(json.dumps(found)) == found
+
+
+def test_environment_tells_the_cpu_and_whether_bfloat16_is_used(monkeypatch):
+    found = utils.environment(torch.device("cpu"))
+    assert found["cpu"] == utils.cpu_model() != ""
+    assert found["threads"] == torch.get_num_threads()
+    for fast in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda fast=fast: fast, raising=False)
+        assert utils.has_fast_bf16(torch.device("cpu")) is fast
+        assert utils.environment(torch.device("cpu"))["bfloat16"] is fast
+
+
+def test_the_cpu_has_a_name_where_the_system_tells_none(monkeypatch):
+    for content in ("processor : 0\nCPU part : 0xd40\n", None):
+
+        def read(*_, content=content):
+            if content is None:
+                raise FileNotFoundError
+            return content
+
+        monkeypatch.setattr(Path, "read_text", read)
+        monkeypatch.setattr(utils.platform, "processor", lambda: "")
+        assert utils.cpu_model() == utils.platform.machine()
 
 
 def test_package_under_another_name_is_unknown():

@@ -1,0 +1,1 @@
+"""Images as rows of features of a frozen, pretrained backbone."""

@@ -21,8 +21,6 @@ import traceback
 from collections import Counter
 from pathlib import Path
 
-for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ[name] = "1"  # no other threads, so that a child of this process can compute
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
@@ -73,9 +71,9 @@ def run_lanes(rooms, cases, seed, folder, end):
                 os._exit(code)
         children.append(child)
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    lines = [line for k in range(N_LANES) for line in open(folder / f"lane{k}.json")]
     assert codes == [0] * N_LANES, "the campaign itself failed"
-    return [json.loads(line) for line in lines]
+    texts = [(folder / f"lane{k}.json").read_text() for k in range(N_LANES)]
+    return [json.loads(line) for text in texts for line in text.splitlines()]
 
 
 def report(found, planned):
@@ -105,14 +103,14 @@ def main():
     """Run the campaign. Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=120, help="time limit; cases that are not reached are left out")
+    parser.add_argument("--seconds", type=float, default=120, help="time limit; what is not reached is left out")
     parser.add_argument("--results", type=int, default=300, help="damaged results")
     parser.add_argument("--images", type=int, default=500, help="damaged images")
     parser.add_argument("--crashes", type=int, default=40, help="killed runs")
     parser.add_argument("--case", help="do one case again, such as results:17, and show everything")
     args = parser.parse_args()
     end = time.monotonic() + args.seconds - SPARE
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # no other threads, so that a child of this process can compute
     planned = {"results": args.results, "images": -(-args.images // N_IN_FOLDER), "crashes": args.crashes}
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)

@@ -54,7 +54,7 @@ class Results:
     """Finished runs, and what they must hold after each round.
 
     Args:
-        base: gets two strategies of two seeds in `results`, and the victim after each number of rounds in `2`, `3`, `4`.
+        base: gets two strategies of two seeds in `results`, and the victim after 2, 3 and 4 rounds in `2`, `3`, `4`.
         rng: decides on the order in which files are damaged.
     """
 
@@ -133,10 +133,9 @@ class Results:
             argv = [*argv, "--out", str(folder / "figure")]
             ending = in_child(lambda argv=argv: plot.main(argv), folder)
             faults = ending.faults()
-            found = content_at(os.path.realpath(victim / ROUNDS))
-            if ending.code == 0 and not ending.err and found is not None:
-                if n_intact(found, self.text_of_rows) < found.count(b"\n") - 1:
-                    faults.append("silent: plotted damaged rows")
+            found = content_at(os.path.realpath(victim / ROUNDS)) or b""
+            if ending.code == 0 and not ending.err and n_intact(found, self.text_of_rows) < found.count(b"\n") - 1:
+                faults.append("silent: plotted damaged rows")
             yield f"plot.py {' '.join(argv)}", ending, faults
 
     def compare_faults(self, ending, folder, noticed):
@@ -216,7 +215,8 @@ def damaged(path, other, rng, outside):
 def other_of(results, target):
     """The same file of another run."""
     if target.parts[0] == ".round0":
-        return next((p for p in (results / target).parent.glob(f"*{target.suffix or '.none'}") if p.name != target.name), None)
+        of_seeds = sorted((results / target).parent.glob("*.pt")) if target.suffix == ".pt" else []
+        return next((p for p in of_seeds if p.name != target.name), None)
     return run_folder(results, "RandomSampling") / target.relative_to(run_folder(results).relative_to(results))
 
 

@@ -43,7 +43,7 @@ def test_only_regular_files_are_read(tmp_path):
     for name in ("pipe", "link to pipe", "/dev/zero"):
         with pytest.raises(UserError, match=r"cannot read .*: not a regular file$"):
             read_text(tmp_path / name)
-    with pytest.raises(UserError, match="cannot read .*: Is a directory"):
+    with pytest.raises(UserError, match=r"cannot read .*: Is a directory"):
         read_text(tmp_path)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import sklearn.metrics as sk
 
-from runs.confusion import MOST_DENSE, Confusion, read_confusion
+from runs.confusion import Confusion, read_confusion
 from utils import UserError
 
 
@@ -34,7 +34,7 @@ def test_a_few_classes_are_written_whole_with_names_and_sides(tmp_path):
     assert (found.classes, found.matrix().tolist()) == (["a,b", "c"], [[5, 1], [0, 3]])
 
 
-@pytest.mark.parametrize("n_classes", [1, 2, MOST_DENSE])
+@pytest.mark.parametrize("n_classes", [1, 2, 300])
 def test_up_to_three_hundred_classes_all_cells_are_written(tmp_path, n_classes):
     c = random_confusion(n_classes)
     path = tmp_path / "confusion_matrix.csv"
@@ -47,7 +47,7 @@ def test_up_to_three_hundred_classes_all_cells_are_written(tmp_path, n_classes):
 
 
 def test_more_classes_are_written_as_the_cells_that_are_not_zero_in_the_order_of_the_classes(tmp_path):
-    c = random_confusion(MOST_DENSE + 1, 3000)
+    c = random_confusion(301, 3000)
     path = tmp_path / "confusion_matrix.csv"
     path.write_text(c.text())
     lines = path.read_text().splitlines()

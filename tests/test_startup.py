@@ -21,7 +21,8 @@ FLAGS = [word for name, value in RUN.items() for word in (f"--{name}", str(value
 
 
 def env(**more):
-    return {**os.environ, "OMP_NUM_THREADS": "1", **more}
+    inherited = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    return {**inherited, "OMP_NUM_THREADS": "1", **more}
 
 
 def shell(*words, end="", **more):

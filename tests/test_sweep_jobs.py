@@ -191,6 +191,20 @@ def test_a_damaged_run_is_not_finished(words, damage):
     assert not is_finished(job)
 
 
+def test_a_run_killed_between_its_last_commit_and_its_output_files_is_not_finished(words):
+    (job,) = all_jobs([*words, "--strategy_name", "RandomSampling", "--seed", "1"])
+    demo.main(list(job.flags))
+    path = job.folder / "last_round.json"
+    path.write_text(path.read_text().replace(f'"round": {job.n_rows - 1}', f'"round": {job.n_rows - 2}'))
+    assert not is_finished(job)
+    demo.main(list(job.flags))
+    assert is_finished(job)
+    path.write_text("{")
+    assert not is_finished(job)
+    path.unlink()  # as in results of an older version
+    assert is_finished(job)
+
+
 def test_a_folder_in_use_is_refused_with_the_words_that_a_sweep_looks_for(words, tmp_path, capsys):
     (job,) = all_jobs([*words, "--strategy_name", "RandomSampling", "--seed", "1"])
     config = demo.experiment(demo.parser().parse_args(job.flags)).config

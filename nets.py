@@ -263,7 +263,7 @@ class Architecture(NamedTuple):
 
 
 HEAD_RECIPE: dict[str, Any] = dict(
-    n_epoch=20, batch_size=64, lr=0.02, weight_decay=0.2, min_steps=200, dropout=0.5, bf16=False
+    n_epoch=20, batch_size=64, lr=0.02, weight_decay=0.1, min_steps=200, dropout=0.3, bf16=False
 )
 
 NETS: dict[str, Architecture] = {

@@ -10,6 +10,7 @@ unreadable image that is not named, too much memory, stray lines on stderr.
 """
 
 import argparse
+import gc
 import json
 import os
 import re
@@ -56,6 +57,8 @@ def lane(rooms, cases, seed, work, end, log):
 
 def run_lanes(rooms, cases, seed, folder, end):
     """Work on all cases in forked processes. Returns a list for each case done."""
+    gc.collect()
+    gc.freeze()  # the children's garbage collector leaves alone what they share with this process
     children = []
     for k in range(N_LANES):
         child = os.fork()

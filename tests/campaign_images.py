@@ -189,7 +189,7 @@ class DamagedImages:
         where = root / "train" / "ant"
         paths = [self.damaged(where / f"{k}", i * N_IN_FOLDER + k, rng) for k in range(N_IN_FOLDER)]
         yield "; ".join(f"{path.name!a}: {done}" for path, done in paths)
-        broken = [path for path, _ in paths if path.is_file() and not reads(path, folder)]
+        broken = unreadable([path for path, _ in paths if path.is_file()], folder)
         refused = in_child(lambda: loading(folder, False), folder)
         yield "load", refused, refused.faults(memory=SLACK * MEMORY) + self.named_faults(refused, broken)
         if rng.integers(2):
@@ -245,14 +245,18 @@ def loading(folder, skip):
     return exit_code(work, "interrupted")
 
 
-def reads(path, folder):
-    """Whether Pillow itself reads an image; one of many pixels counts as read."""
+def unreadable(paths, folder):
+    """The files that Pillow itself cannot read; one of many pixels counts as readable."""
 
     def work():
         warnings.simplefilter("ignore")
-        with suppress(Image.DecompressionBombError), Image.open(path) as image:
-            if image.width * image.height < 2**22:
-                image.load()
+        for i, path in enumerate(paths):
+            try:
+                with suppress(Image.DecompressionBombError), Image.open(path) as image:
+                    if image.width * image.height < 2**22:
+                        image.load()
+            except UNREADABLE:
+                print(i, flush=True)
         return 0
 
-    return in_child(work, folder).code == 0
+    return [paths[int(i)] for i in in_child(work, folder).out.split()]

@@ -1,5 +1,7 @@
 """model.pt: what is saved is what is loaded, and a damaged file is one line."""
 
+import os
+
 import pytest
 import small
 import torch
@@ -39,9 +41,17 @@ def test_damaged_model_is_an_error(tmp_path):
         (tmp_path / "model.pt").write_bytes(content)
         with pytest.raises(UserError, match=r"is not a model\.pt of DalMax"):
             read_model(tmp_path / "model.pt", CPU)
-    for content in ([1, 2], {"net_name": "SmallCNN", "classes": 4}, {"net_name": ["SmallCNN"]}):
+    facts = {"net_name": "SmallCNN", "classes": ["a", "b"], "img_size": 16, "dropout": 0.5, "state_dict": {}}
+    others = [{**facts, "img_size": 0}, {**facts, "img_size": 2.5}, {**facts, "net_name": "Nonsense"}, facts]
+    for content in ([1, 2], {"net_name": "SmallCNN", "classes": 4}, {"net_name": ["SmallCNN"]}, *others):
         torch.save(content, tmp_path / "model.pt")
         with pytest.raises(UserError, match=r"is not a model\.pt of DalMax"):
             read_model(tmp_path / "model.pt", CPU)
     with pytest.raises(UserError):
         read_model(tmp_path / "missing.pt", CPU)
+
+
+def test_a_pipe_is_no_model(tmp_path):
+    os.mkfifo(tmp_path / "model.pt")
+    with pytest.raises(UserError, match=r"is not a model\.pt of DalMax: .*not a regular file"):
+        read_model(tmp_path / "model.pt", CPU)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from files import open_regular
 from nets import architecture
 from training.learner import Learner
 from utils import UserError
@@ -46,14 +47,18 @@ def read_model(path: Path | str, device: torch.device) -> tuple[Learner, dict[st
         UserError: the file is missing or damaged.
     """
     try:
-        with zipfile.ZipFile(path) as records:
-            if damaged := records.testzip():  # torch itself does not verify checksums
-                raise ValueError(f"the checksum of {damaged} does not match")
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with open_regular(Path(path)) as f:
+            with zipfile.ZipFile(f) as records:
+                if damaged := records.testzip():  # torch itself does not verify checksums
+                    raise ValueError(f"the checksum of {damaged} does not match")
+            f.seek(0)
+            content = torch.load(f, map_location="cpu", weights_only=True)
         shape = tuple(content.get("shape", (3, content["img_size"], content["img_size"])))
+        if not all(type(side) is int and side > 0 for side in shape):
+            raise ValueError(f"its rows have shape {shape}")
         found = architecture(content["net_name"], with_features=len(shape) == 1)
         net = found.build(shape, len(content["classes"]), content["dropout"], False)
         net.load_state_dict(content["state_dict"])
-    except UNLOADABLE as e:
+    except (*UNLOADABLE, UserError) as e:
         raise UserError(f"{path} is not a model.pt of DalMax: {' '.join(str(e).split())}") from e
     return Learner(net.to(device).to(memory_format=torch.channels_last), device), content

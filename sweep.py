@@ -30,7 +30,7 @@ from runs.format import run_path
 from runs.job import Ended, Job, claim, is_finished, n_committed
 from runs.local import Local, slot_settings, thread_settings
 from runs.on_ray import OnRay
-from strategies import STRATEGIES, list_strategies
+from strategies import GROUPS, list_strategies
 from utils import Parser, UserError, exit_code, print_error, printable
 
 DEMO = Path(__file__).resolve().parent / "demo.py"
@@ -50,7 +50,8 @@ def parser() -> argparse.ArgumentParser:
     )
     of_demo = demo.parser()
     lists = p.add_argument_group("lists, separated by spaces or commas")
-    lists.add_argument("--strategy_name", nargs="+", default=["all"], help="names; all stands for every strategy")
+    groups = "names, or all, fast (without queries of minutes), eight (the first eight)"
+    lists.add_argument("--strategy_name", nargs="+", default=["all"], help=groups)
     lists.add_argument("--seed", nargs="+", default=["1-5"], help="numbers and ranges, such as 1-5 or 1,3,7")
     for name in ("dataset_name", "net_name", "n_query", "n_init_labeled"):
         lists.add_argument(f"--{name}", nargs="+", default=[str(of_demo.get_default(name))], help="see demo.py --help")
@@ -97,7 +98,7 @@ def list_values(args: argparse.Namespace) -> list[list[str]]:
     values = {name: split(getattr(args, name)) for name in LISTS}
     values["seed"] = seeds(args.seed)
     names = values["strategy_name"]
-    values["strategy_name"] = list(itertools.chain(*([*STRATEGIES] if name == "all" else [name] for name in names)))
+    values["strategy_name"] = list(dict.fromkeys(itertools.chain(*(GROUPS.get(name, [name]) for name in names))))
     for name in LISTS:
         if not values[name]:
             raise UserError(f"--{name} {' '.join(getattr(args, name))}: holds no value")

@@ -46,6 +46,21 @@ ALIASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+SLOW = ("AdversarialMargin", "AdversarialBIM", "BatchBALD")  # a query takes minutes where the others take seconds
+FIRST = (
+    "RandomSampling", "LeastConfidence", "MarginSampling", "EntropySampling",
+    "UncertaintySamplingWithDropoutEstimation", "BayesianActiveLearningDisagreement", "ClusterBasedSelection",
+    "AdversarialMargin",
+)  # fmt: skip
+
+# Names that stand for several strategies in sweep.py.
+GROUPS: dict[str, list[str]] = {
+    "all": [*STRATEGIES],
+    "fast": [name for name in STRATEGIES if name not in SLOW],
+    "eight": [*FIRST],
+}
+
+
 def resolve(name: str, arguments: list[str]) -> tuple[type[Strategy], dict[str, Any]]:
     """A strategy and all its hyperparameters, from its name and KEY=VALUE arguments.
 

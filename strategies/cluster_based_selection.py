@@ -8,6 +8,7 @@ import torch
 
 from strategies.base import Idxs, Strategy
 from strategies.kernels.k_means import k_means, nearest_members
+from strategies.kernels.rows import rearranged
 
 
 @dataclass
@@ -21,7 +22,7 @@ class ClusterBasedSelection(Strategy):
     def select(self, idxs: Idxs, n: int) -> Idxs:
         """The images nearest to the centers."""
         order = self.rng.permutation(len(idxs))  # ties break by position, which this makes a random draw
-        x = self.learner.embeddings(self.pool.inputs[idxs])[torch.from_numpy(order).to(self.learner.device)]
+        x = rearranged(self.learner.embeddings(self.pool.inputs[idxs]), order)
         centroids, assignment = k_means(x, n, self.rng)
         nearest = nearest_members(x, centroids, assignment)
         largest = torch.bincount(assignment, minlength=n).argsort(descending=True, stable=True)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from strategies.base import Idxs, Strategy
 from strategies.kernels.k_center import k_center_greedy
+from strategies.kernels.rows import rearranged
 
 
 @dataclass
@@ -21,7 +20,7 @@ class KCenterGreedy(Strategy):
     def select(self, idxs: Idxs, n: int) -> Idxs:
         """The greedy cover."""
         order = self.rng.permutation(len(idxs))  # ties break by position, which this makes a random draw
-        x = self.learner.embeddings(self.pool.inputs[idxs])[torch.from_numpy(order).to(self.learner.device)]
+        x = rearranged(self.learner.embeddings(self.pool.inputs[idxs]), order)
         labeled = self.pool.labeled
         centers = self.learner.embeddings(self.pool.inputs[labeled]) if len(labeled) else x[:0]
         return idxs[order[k_center_greedy(x, centers, n)]]

@@ -20,7 +20,7 @@ import demo
 import images.digits
 import plot
 import utils
-from runs.format import CHECK, CONFUSION, KEY_COLUMNS, MODEL, PREDICTIONS, QUERIES, ROUNDS, SECONDS
+from runs.format import CONFUSION, KEY_COLUMNS, MODEL, PREDICTIONS, QUERIES, ROUNDS, SECONDS
 from runs.metrics import METRICS
 
 FLAGS = {
@@ -34,7 +34,7 @@ WEIGHTS = {"rounds.csv": 8, "queries.csv": 4, "config.json": 2, "environment.jso
 WEIGHTS |= {"predictions.csv": 2, "confusion_matrix.csv": 3, "model.pt": 2, "*.pt": 4}
 # Columns of rounds.csv by what they can hold.
 KINDS = {m.name: "share" if m.share else "number" for m in METRICS.values()}
-COLUMNS = (*KEY_COLUMNS, *METRICS, CHECK)
+COLUMNS = (*KEY_COLUMNS, *METRICS)
 KINDS |= {"round": "count", "n_labeled": "count"} | {s: "number" for s in SECONDS}
 
 
@@ -160,8 +160,10 @@ class Results:
         ending = in_child(lambda: demo.main(argv), folder)
         faults = ending.faults()
         if ending.code == 2:
-            lost = [name for name, was in before.items() if was is not None and content_at(victim / name) != was]
-            faults += [f"refused, and changed {name}" for name in lost]
+            after = {name: content_at(victim / name) for name in before}
+            grown = intact > N_ROUND and n_intact(after[ROUNDS], self.text_of_rows) >= intact  # by another round
+            lost = [name for name, was in before.items() if was is not None and after[name] != was]
+            faults += [f"refused, and changed {name}" for name in lost if not grown]
         elif ending.code == 0:
             faults += self.end_faults(victim, n_round, intact, told=bool(ending.err))
         return f"demo.py {' '.join(argv)}", ending, faults

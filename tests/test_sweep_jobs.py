@@ -40,6 +40,17 @@ def test_every_combination_of_all_lists_is_one_run(words):
     assert len({job.folder for job in jobs}) == 64
 
 
+def test_groups_of_strategies(words):
+    def names(*given):
+        return [job.folder.parent.name for job in all_jobs([*words, "--strategy_name", *given, "--seed", "1"])]
+
+    eight = names("eight")
+    assert len(eight) == 8
+    assert eight[-1] == "AdversarialMargin"
+    assert set(names("fast")) == set(STRATEGIES) - {"AdversarialMargin", "AdversarialBIM", "BatchBALD"}
+    assert names("fast", "eight", "MarginSampling") == [*names("fast"), "AdversarialMargin"]
+
+
 def test_all_is_every_strategy_and_the_default(words):
     jobs = all_jobs([*words, "--strategy_name", "all", "--seed", "1"])
     assert [name for (name,) in values_of(jobs, "strategy_name")] == list(STRATEGIES)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from images.decoding import upright
+from images.opening import ready_to_decode
 
 MAX_RATIO = 8  # of the sides; the ends of longer strips are cut off first: resized, they could fill the memory
 
@@ -55,12 +56,11 @@ class Transform(NamedTuple):
         """The same, from the content of an image file. Large JPEGs are decoded at a fraction of their size.
 
         Raises:
-            One of images.decoding.UNREADABLE: the file is not an image, or damaged.
+            One of images.decoding.UNREADABLE: the file is not an image, or damaged, or takes too much memory.
         """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about metadata; damage raises errors
-            with Image.open(io.BytesIO(content)) as image:
-                image.draft("RGB", (2 * self.resize_to, 2 * self.resize_to))  # at least twice of what is wanted
+            with ready_to_decode(io.BytesIO(content), self.resize_to) as image:
                 return self.of(image)
 
 

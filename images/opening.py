@@ -23,8 +23,8 @@ from images.memory import LEAST, memory_for_decoding
 
 # Bytes a pixel, measured on images of 16 and 64 megapixels with Pillow 13.
 STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}  # by mode; all others take 4
-CONVERTED = {"I": 12, "F": 20}  # by the mode's first letter: taken by numpy's arrays; all others take 4, as RGB
-BUFFERED = {"WEBP": 20, "AVIF": 24, "JPEG2000": 32, "FITS": 44}  # by format, until the image is closed
+CONVERTED = {"I": 14, "F": 20}  # by the mode's first letter: taken by numpy's arrays; all others take 4, as RGB
+BUFFERED = {"WEBP": 20, "AVIF": 24, "JPEG2000": 32, "FITS": 44}  # by format, while it is decoded or longer
 BUFFERED |= dict.fromkeys(("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "ICO"), 0)
 BUFFERED_ELSE = 8  # a copy as bytes, of 4 channels with 16 bits
 COEFFICIENT = 2  # of a JPEG whose channels or bits come one after the other: they are all kept, at full size
@@ -126,8 +126,8 @@ def bytes_to_decode(image: Image.Image, full: tuple[int, int], side: int) -> int
         side: what the shorter side will be resized to.
     """
     mode, (width, height) = image.mode, image.size
-    a_pixel = STORED.get(mode, 4) + CONVERTED.get(mode[0], 4) + BUFFERED.get(image.format or "", BUFFERED_ELSE)
-    needed = width * height * a_pixel
+    beside = max(CONVERTED.get(mode[0], 4), BUFFERED.get(image.format or "", BUFFERED_ELSE))
+    needed = width * height * (STORED.get(mode, 4) + beside)
     if image.format in ("JPEG", "MPO") and not _is_single_scan(image):
         needed += math.prod(full) * COEFFICIENT * len(image.getbands())
     return needed + 4 * side * (width + height) + 16 * (width + height)  # resized rows, and weights of each axis

@@ -32,7 +32,7 @@ from runs.format import (
     seconds_text,
     validation_columns,
 )
-from runs.outputs import LastRound, defect, digest, read_last_round
+from runs.outputs import LastRound, defect, digest, known_last_round, picks_digest, row_digest
 from utils import UserError, warn
 
 
@@ -104,6 +104,10 @@ class RunFolder:
                 raise self._lost(r.round, r.round, f"{ROUNDS} line {self._rounds_table.line(r.round)}: {n}")
         if last > n_done + 1:
             raise self._lost(n_done, n_done + 1, f"{QUERIES} has picks up to round {last}, but {ROUNDS} {n_done} rows")
+        if shown := known_last_round(self.folder):
+            shown.check_row(self.folder, self._rounds)
+            if shown.round < n_done:  # else its rounds were dropped by hand, to be trained again
+                shown.check_picks(self.folder, self._queries)
 
     def _lost(self, round: int, first_pick: int, what: str) -> UserError:
         """The error that says which lines to delete to train again from a round on, picks of another one included."""
@@ -118,10 +122,7 @@ class RunFolder:
 
     def _shown_round(self) -> int:
         """The round that the output files show as far as is known, -1 for none."""
-        try:
-            last = read_last_round(self.folder)
-        except UserError:
-            return -1
+        last = known_last_round(self.folder)
         return last.round if last else -1
 
     def _drop_uncommitted(self) -> None:
@@ -163,6 +164,8 @@ class RunFolder:
         queries_table = self._queries_table.extended(QUERY_COLUMNS, (q.cells() for q in queries))
         rounds_table = _head(self._rounds_table, round.round).extended(_columns(round), [cells])
         self._restore()
+        if self._shown_round() >= round.round:  # the row that it records is replaced
+            self.write(LAST_ROUND, LastRound(round.round - 1, {}).text())
         self.write(QUERIES, queries_table.text())
         self.write(ROUNDS, rounds_table.text())
         self._queries_table, self._queries = queries_table, [*self._queries, *queries]
@@ -188,7 +191,8 @@ class RunFolder:
             data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
             digests[name] = digest(data)
             self.write(name, data)
-        self.write(LAST_ROUND, LastRound(round, digests).text())
+        row, picks = row_digest(self._rounds[round]), picks_digest(self._queries, round)
+        self.write(LAST_ROUND, LastRound(round, digests, row, picks).text())
 
     def outputs_defect(self, rounds: Collection[int]) -> str:
         """What is wrong with these files; empty if they are whole and show one of some rounds."""

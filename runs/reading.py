@@ -28,7 +28,7 @@ from runs.format import (
     read_queries,
     read_rounds,
 )
-from runs.outputs import read_last_round
+from runs.outputs import known_last_round, read_last_round
 from utils import UserError, warn
 
 Floats = NDArray[np.float64]
@@ -132,6 +132,8 @@ def read_run(folder: Path, report: Callable[[str], None] = warn) -> Run:
     for key, kind in SETTING_TYPES.items():
         check_type(path, config, key, kind)
     rounds = read_rounds(folder / ROUNDS)
+    if shown := known_last_round(folder):
+        shown.check_row(folder, rounds)
     return Run(folder, config, read_environment(folder, report), rounds)
 
 
@@ -204,7 +206,11 @@ def read_picks(run: Run) -> Picks:
     """
     path = run.folder / QUERIES
     last = run.environment.get("n_round", math.inf)
-    queries = [q for q in read_queries(path) if q.round <= last]
+    every = read_queries(path)
+    shown = known_last_round(run.folder)
+    if shown and shown.round < len(run.committed):
+        shown.check_picks(run.folder, every)
+    queries = [q for q in every if q.round <= last]
     rounds, idxs = (np.array([getattr(q, c) for q in queries], np.int64) for c in ("round", "index"))
     if not queries or any(np.sum(rounds <= r.round) != r.n_labeled for r in run.rounds):
         raise UserError(f"{path} is missing or damaged: its picks are not as many as the labels in {ROUNDS}")

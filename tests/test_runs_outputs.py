@@ -1,7 +1,10 @@
 """The files that show the last round: written after it is committed, described by last_round.json, and checked."""
 
 import json
+import math
 import shutil
+from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from fake_results import rising, write_run
@@ -9,8 +12,8 @@ from small_run import CONFIG, PICKS, ROUNDS, commit_all, files
 
 from report.details import _read_confusion
 from runs.folder import RunFolder
-from runs.outputs import OUTPUTS, LastRound, digest, read_last_round
-from runs.reading import read_run, shown_confusion
+from runs.outputs import OUTPUTS, LastRound, digest, picks_digest, read_last_round, row_digest
+from runs.reading import read_picks, read_run, shown_confusion
 from utils import UserError
 
 CONTENTS = {"predictions.csv": "index\n", "confusion_matrix.csv": "x,é\né,1\n", "model.pt": b"\x00\xff"}
@@ -26,10 +29,10 @@ def finished(tmp_path):
 
 
 def test_last_round_json_names_the_round_and_the_digests_of_the_files(finished):
-    assert read_last_round(finished.folder) == LastRound(
-        3, {name: digest((finished.folder / name).read_bytes()) for name in OUTPUTS}
-    )
-    assert list(json.loads((finished.folder / "last_round.json").read_text())) == ["round", "files"]
+    files = {name: digest((finished.folder / name).read_bytes()) for name in OUTPUTS}
+    row, picks = row_digest(finished.rounds()[3]), picks_digest(finished.queries(), 3)
+    assert read_last_round(finished.folder) == LastRound(3, files, row, picks)
+    assert list(json.loads((finished.folder / "last_round.json").read_text())) == ["round", "files", "row", "picks"]
     assert finished.outputs_defect({3}) == ""
     assert finished.outputs_defect({2, 3}) == ""
 
@@ -182,3 +185,60 @@ def test_a_report_shows_the_confusion_matrix_of_an_older_version(shown):
     (shown / "last_round.json").unlink()
     run = read_run(shown)
     assert shown_confusion(run)[1] is run.committed[-1]
+
+
+# Files of another run
+
+
+@pytest.fixture
+def two_runs(tmp_path):
+    """Two finished runs of one budget, whose picks and metrics differ from round 1 on."""
+    folders = []
+    for seed in (1, 2):
+        config = {**CONFIG, "seed": seed}
+        run = RunFolder(tmp_path, config)
+        for r, picks in zip(ROUNDS, PICKS, strict=True):
+            other = [replace(q, index=q.index + 100 * seed) if q.round else q for q in picks]
+            run.commit(replace(r, metrics={**r.metrics, "accuracy": 0.25 * seed + 0.01 * r.round}), other)
+            run.write_outputs(r.round, CONTENTS)
+        run.close()
+        folders.append((config, run.folder))
+    return folders
+
+
+@pytest.mark.parametrize("name", ["rounds.csv", "queries.csv"])
+def test_a_file_of_another_run_is_refused(two_runs, tmp_path, name):
+    (config, folder), (_, other) = two_runs
+    shutil.copy(other / name, folder / name)
+    with pytest.raises(
+        UserError, match=rf"{name} was changed or is another run's: its .* of last_round\.json"
+    ):
+        RunFolder(tmp_path, config)
+    if name == "rounds.csv":
+        with pytest.raises(UserError, match=r"rounds\.csv was changed or is another run's"):
+            read_run(folder)
+    else:
+        with pytest.raises(UserError, match=r"queries\.csv was changed or is another run's"):
+            read_picks(read_run(folder))
+    (folder / "last_round.json").unlink()
+    RunFolder(tmp_path, config).close()
+
+
+def test_rounds_dropped_by_hand_are_trained_again(two_runs, tmp_path):
+    """As messages about damaged lines advise."""
+    config, folder = two_runs[0]
+    lines = (folder / "rounds.csv").read_text().splitlines(keepends=True)
+    (folder / "rounds.csv").write_text("".join(lines[:3]))
+    with closing(RunFolder(tmp_path, config)) as run:
+        assert len(run.rounds()) == 2
+        other = [replace(q, index=q.index + 500) for q in PICKS[2]]
+        run.commit(ROUNDS[2], other)
+    with closing(RunFolder(tmp_path, config)) as run:  # killed before it wrote the files
+        assert len(run.rounds()) == 3
+
+
+def test_a_metric_that_is_added_later_changes_no_digest():
+    old = replace(ROUNDS[1], metrics={"accuracy": 0.5, "nll": 1.0})
+    assert row_digest(old) == row_digest(replace(old, metrics={"nll": 1.0, "accuracy": 0.5, "novelty": math.nan}))
+    assert row_digest(old) == row_digest(replace(old, train_seconds=99.0))
+    assert row_digest(old) != row_digest(replace(old, metrics={"accuracy": 0.5, "nll": 1.5}))

@@ -256,7 +256,12 @@ def from_arrays(
 
 
 def load_folder(
-    root: Path, data_dir: Path, img_size: int, skip_unreadable: bool, frozen: Frozen | None = None
+    root: Path,
+    data_dir: Path,
+    img_size: int,
+    skip_unreadable: bool,
+    frozen: Frozen | None = None,
+    crop: bool = False,
 ) -> ImageData:
     """A data set from a folder of images, through the cache: pixels, or features where `frozen` is given.
 
@@ -270,7 +275,7 @@ def load_folder(
     if passed_over := str(listing.passed_over):
         warn(f"passed over in {root}: {passed_over}")
     if frozen is None:
-        pixels = cached_images(root, listing, data_dir, img_size)
+        pixels = cached_images(root, listing, data_dir, img_size, crop)
         x, unreadable, digest = channels_first(torch.from_numpy(pixels.x)), dict(pixels.unreadable), pixels.digest
         stats = torch.tensor(pixels.mean), torch.tensor(pixels.std)
         facts: dict[str, Any] = {}
@@ -318,9 +323,9 @@ class Folder:
 
     find: Callable[[Path], Path]
 
-    def __call__(self, data_dir: Path, img_size: int, skip_unreadable: bool, frozen: Frozen | None = None) -> ImageData:
-        """Load it; see `load_folder`."""
-        return load_folder(self.find(data_dir), data_dir, img_size, skip_unreadable, frozen)
+    def __call__(self, data_dir: Path, img_size: int, skip_unreadable: bool) -> ImageData:
+        """Load its pixels, as every data set does."""
+        return load_folder(self.find(data_dir), data_dir, img_size, skip_unreadable)
 
 
 def _named(name: str) -> Callable[[Path], Path]:
@@ -363,7 +368,12 @@ DATASETS: dict[str, Callable[[Path, int, bool], ImageData]] = {
 
 
 def load(
-    name: str, data_dir: Path | str, img_size: int, skip_unreadable: bool = False, frozen: Frozen | None = None
+    name: str,
+    data_dir: Path | str,
+    img_size: int,
+    skip_unreadable: bool = False,
+    frozen: Frozen | None = None,
+    crop: bool = False,
 ) -> ImageData:
     """A data set by name: one of DATASETS, or any folder in `data_dir`.
 
@@ -372,7 +382,8 @@ def load(
         data_dir: the folder that holds the data sets' folders; the cache of decoded images is kept in its .cache/.
         img_size: side of the square images in pixels, 8 to 1024.
         skip_unreadable: leave out images that cannot be read.
-        frozen: work on features of this backbone instead of pixels; `img_size` then has no effect.
+        frozen: work on features of this backbone instead of pixels; `img_size` and `crop` then have no effect.
+        crop: take the middle squares of image files instead of squashing them; images in memory are squashed.
 
     Raises:
         UserError: no such data set, a wrong layout, unreadable images or a failed download.
@@ -382,10 +393,10 @@ def load(
         raise UserError(f"--img_size {img_size}: must be from {MIN_SIZE} to {MAX_SIZE} pixels")
     if name in DATASETS:
         dataset = DATASETS[name]
+        if isinstance(dataset, Folder):
+            return load_folder(dataset.find(data_dir), data_dir, img_size, skip_unreadable, frozen, crop)
         if frozen is None:
             return dataset(data_dir, img_size, skip_unreadable)
-        if isinstance(dataset, Folder):
-            return dataset(data_dir, img_size, skip_unreadable, frozen)
         return embedded(name, data_dir, skip_unreadable, frozen)
     try:
         folders = [e.name for e in visible(data_dir) if e.is_dir()] if data_dir.is_dir() else []
@@ -394,7 +405,7 @@ def load(
     if name not in folders:
         found = f"it holds {', '.join(folders) or 'no folders'}" if data_dir.is_dir() else "no such folder"
         raise UserError(f"--dataset_name {name}: must be {', '.join(DATASETS)} or a folder in {data_dir}: {found}")
-    return load_folder(data_dir / name, data_dir, img_size, skip_unreadable, frozen)
+    return load_folder(data_dir / name, data_dir, img_size, skip_unreadable, frozen, crop)
 
 
 def fingerprint(data: ImageData) -> dict[str, Any]:

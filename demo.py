@@ -50,7 +50,13 @@ from utils import (
 )
 
 # Flags of settings that version 0.1.0 did not have, with the values at which they change nothing.
-ADDED: dict[str, Any] = {"n_val": 0, "imbalance": 1.0, "candidates": None, "candidates_by": "random"}
+ADDED: dict[str, Any] = {
+    "resize": "squash",
+    "n_val": 0,
+    "imbalance": 1.0,
+    "candidates": None,
+    "candidates_by": "random",
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--strategy_args", nargs="*", default=[], metavar="KEY=VALUE", help="the strategy's hyperparameters")
     p.add_argument("--seed", type=int, help="seed of the whole run; drawn at random and printed when absent")
     p.add_argument("--img_size", type=int, default=32, help="side of the square images in pixels")
+    p.add_argument("--resize", choices=["squash", "crop"], default="squash", help="to a square, or its middle square")
     nets = f"{', '.join(NETS)}, or {TIMM}<model>; auto is ResNet18, or Linear with --features"
     p.add_argument("--net_name", default="auto", help=nets)
     p.add_argument("--pretrained", action="store_true", help="start from the weights of torchvision or timm")
@@ -182,7 +189,7 @@ def experiment(args: argparse.Namespace, load: Callable[..., ImageData] = load) 
     device = pick_device(args.device)
     configure(device, args.deterministic)
     frozen = Frozen(args.features, args.features_size, args.weights, device) if args.features else None
-    data = load(args.dataset_name, args.data_dir, args.img_size, args.skip_unreadable, frozen)
+    data = load(args.dataset_name, args.data_dir, args.img_size, args.skip_unreadable, frozen, args.resize == "crop")
     if data.unreadable:
         warn(f"{len(data.unreadable)} unreadable images are left out: {', '.join(data.unreadable[:3])} ...")
     if not data.flip and "flip" not in given:

@@ -79,15 +79,16 @@ def open_regular(path: Path) -> BinaryIO:
     Raises:
         OSError: it is something else, or cannot be opened.
     """
+    return open(path, "rb", opener=_opened_if_regular)
 
-    def without_waiting(name: str, flags: int) -> int:
-        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
 
-    f = open(path, "rb", opener=without_waiting)
-    if not stat.S_ISREG(os.fstat(f.fileno()).st_mode):
-        f.close()
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
-    return f
+def _opened_if_regular(name: str, flags: int) -> int:
+    descriptor = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))  # without it, opening a pipe waits for a writer
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # open() refuses folders
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "not a regular file", name)
 
 
 def read_bytes(path: Path) -> bytes:

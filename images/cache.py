@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from files import alone, replacing, sweep_temporaries, writing
 from images.content import channel_stats, content_digest
-from images.decoding import RESIZE_RULE, try_decode
+from images.decoding import CROP_RULE, RESIZE_RULE, try_decode
 from images.listing import File, Listing
 from images.records import is_damaged, read_record, write_record
 from images.workers import decode_files
@@ -56,7 +56,7 @@ class CachedImages(NamedTuple):
     digest: str
 
 
-def cached_images(root: Path, listing: Listing, data_dir: Path, img_size: int) -> CachedImages:
+def cached_images(root: Path, listing: Listing, data_dir: Path, img_size: int, crop: bool = False) -> CachedImages:
     """The images of a listing from the cache, decoded first if they are not there.
 
     Args:
@@ -64,11 +64,12 @@ def cached_images(root: Path, listing: Listing, data_dir: Path, img_size: int) -
         listing: its files.
         data_dir: the folder that holds the data sets' folders.
         img_size: side of the square images in pixels.
+        crop: whether they are the middle squares of the images, instead of squashed.
 
     Raises:
         UserError: images must be decoded, and no cache folder can be written.
     """
-    images = _Images(root, listing, img_size)
+    images = _Images(root, listing, img_size, crop)
     folder, pixels = _pixels(images, cache_folders(data_dir))
     digest = _digest(images, pixels, [folder, *cache_folders(data_dir)])
     return CachedImages(pixels.x, pixels.unreadable, pixels.mean, pixels.std, digest)
@@ -104,24 +105,26 @@ class _Images:
     root: Path
     listing: Listing
     img_size: int
+    crop: bool = False
 
     @property
     def stem(self) -> str:
         """How the names of its files begin."""
-        return f"{self.root.name}-{self.img_size}px"
+        return f"{self.root.name}-{self.img_size}px{'-crop' if self.crop else ''}"
 
     @cached_property
     def key(self) -> str:
         """A hash of all that the rows and their statistics depend on."""
+        rule = CROP_RULE if self.crop else RESIZE_RULE
         n_files = [len(files) for files in self.listing.splits.values()]
-        key = hashlib.sha256(json.dumps([2, self.img_size, RESIZE_RULE, PIL.__version__, n_files]).encode())
+        key = hashlib.sha256(json.dumps([2, self.img_size, rule, PIL.__version__, n_files]).encode())
         for f in self.listing.files:
             key.update(b"%s\0%d %d\n" % (os.fsencode(f.path), f.size, f.mtime_ns))
         return key.hexdigest()[:16]
 
     def has_become_readable(self, i: int) -> bool:
         """Whether a file can be read now: a change of permissions does not change the key."""
-        return not isinstance(try_decode(self.root / self.listing.files[i].path, self.img_size), str)
+        return not isinstance(try_decode(self.root / self.listing.files[i].path, self.img_size, None, self.crop), str)
 
 
 class _Pixels(NamedTuple):
@@ -189,7 +192,7 @@ def _build(images: _Images, folder: Path) -> None:
         for old in [*folder.glob(f"{of_any_key}.*"), *folder.glob(f".{of_any_key}.u8.*.tmp")]:
             old.unlink(missing_ok=True)
         with replacing(final) as f:
-            unreadable = decode_files(images.root, files, img_size, Path(f.name))
+            unreadable = decode_files(images.root, files, img_size, Path(f.name), images.crop)
             bad = {i for i, _ in unreadable}
             shape = (len(files) - len(bad), img_size, img_size, 3)
             mean, std = [0.0] * 3, [1.0] * 3

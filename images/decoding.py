@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from images.opening import ready_to_decode
 
 RESIZE_RULE = "upright RGB, squashed to a square, bilinear with antialiasing; JPEGs are drafted at twice the side"
+CROP_RULE = RESIZE_RULE.replace("squashed to a square", "the middle square")
 # What Pillow's plug-ins raise on damaged files, found by damaging files of all formats at random.
 UNREADABLE: tuple[type[Exception], ...] = (
     *(OSError, EOFError, SyntaxError, ValueError, LookupError, TypeError, ArithmeticError, AttributeError),
@@ -33,9 +34,13 @@ def upright(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def to_square(image: Image.Image, img_size: int) -> NDArray[np.uint8]:
-    """An image as upright RGB, squashed to a square. Shape (img_size, img_size, 3)."""
+def to_square(image: Image.Image, img_size: int, crop: bool = False) -> NDArray[np.uint8]:
+    """An image as upright RGB, squashed to a square, or its middle square. Shape (img_size, img_size, 3)."""
     image = upright(image)
+    if crop:
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
     if image.size != (img_size, img_size):
         image = image.resize((img_size, img_size), Image.Resampling.BILINEAR)
     return np.asarray(image)
@@ -54,13 +59,14 @@ def square_images(images: NDArray[np.uint8], img_size: int) -> NDArray[np.uint8]
     return np.stack([to_square(Image.fromarray(image), img_size) for image in images])
 
 
-def decode(path: Path, img_size: int, limit: int | None = None) -> NDArray[np.uint8]:
+def decode(path: Path, img_size: int, limit: int | None = None, crop: bool = False) -> NDArray[np.uint8]:
     """Read one image file as upright RGB of the given size. Shape (img_size, img_size, 3).
 
     Args:
         path: an image file.
         img_size: side of the square in pixels.
         limit: bytes of memory that this may take; by default what there is for decoding.
+        crop: take the middle square instead of squashing the image.
 
     Raises:
         One of UNREADABLE: the file is not an image, damaged, or takes more memory.
@@ -68,13 +74,13 @@ def decode(path: Path, img_size: int, limit: int | None = None) -> NDArray[np.ui
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about metadata; damage raises errors
         with ready_to_decode(path, img_size, limit) as image:
-            return to_square(image, img_size)
+            return to_square(image, img_size, crop)
 
 
-def try_decode(path: Path, img_size: int, limit: int | None = None) -> NDArray[np.uint8] | str:
+def try_decode(path: Path, img_size: int, limit: int | None = None, crop: bool = False) -> NDArray[np.uint8] | str:
     """The image, or the reason why it cannot be read, in one line; see `decode`."""
     try:
-        return decode(path, img_size, limit)
+        return decode(path, img_size, limit, crop)
     except UNREADABLE as e:
         return why_unreadable(e, path)
 

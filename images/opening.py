@@ -23,7 +23,8 @@ from images.memory import LEAST, memory_for_decoding
 
 # Bytes a pixel, measured on images of 16 and 64 megapixels with Pillow 13.
 STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}  # by mode; all others take 4
-CONVERTED = {"I": 14, "F": 20}  # by the mode's first letter: taken by numpy's arrays; all others take 4, as RGB
+CONVERTED = {"I": 14, "F": 20}  # by the mode's first letter: taken by numpy's arrays
+CONVERTED_ELSE = 8  # as RGB, and the middle that may be cut out of it
 BUFFERED = {"WEBP": 20, "AVIF": 24, "JPEG2000": 32, "FITS": 44}  # by format, while it is decoded or longer
 BUFFERED |= dict.fromkeys(("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "ICO"), 0)
 BUFFERED_ELSE = 8  # a copy as bytes, of 4 channels with 16 bits
@@ -126,7 +127,7 @@ def bytes_to_decode(image: Image.Image, full: tuple[int, int], side: int) -> int
         side: what the shorter side will be resized to.
     """
     mode, (width, height) = image.mode, image.size
-    beside = max(CONVERTED.get(mode[0], 4), BUFFERED.get(image.format or "", BUFFERED_ELSE))
+    beside = max(CONVERTED.get(mode[0], CONVERTED_ELSE), BUFFERED.get(image.format or "", BUFFERED_ELSE))
     needed = width * height * (STORED.get(mode, 4) + beside)
     if image.format in ("JPEG", "MPO") and not _is_single_scan(image):
         needed += math.prod(full) * COEFFICIENT * len(image.getbands())

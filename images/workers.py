@@ -25,7 +25,9 @@ TASK_SIZE = 64  # files that a process decodes at a time
 FEW_FILES, FEW_BYTES = 1000, 20e6  # below both, one process is done before others have started
 
 
-def decode_files(root: Path, files: Sequence[File], img_size: int, out: Path) -> list[tuple[int, str]]:
+def decode_files(
+    root: Path, files: Sequence[File], img_size: int, out: Path, crop: bool = False
+) -> list[tuple[int, str]]:
     """Decode every file into its row of `out`, row after row of img_size x img_size x 3 bytes.
 
     Processes share the memory that there is for decoding. What they cannot read is tried again afterwards, alone.
@@ -40,7 +42,7 @@ def decode_files(root: Path, files: Sequence[File], img_size: int, out: Path) ->
         f.truncate(len(files) * img_size * img_size * 3)
     starts = range(0, len(files), TASK_SIZE)
     memory = memory_for_decoding()
-    tasks = [(start, root, files[start : start + TASK_SIZE], img_size, out) for start in starts]
+    tasks = [(start, root, files[start : start + TASK_SIZE], img_size, out, crop) for start in starts]
     unreadable: list[tuple[int, str]] = []
     with tqdm(total=len(files), desc=f"reading {printable(root.name)}", unit="image", disable=None) as bar:
         if len(files) < FEW_FILES and sum(f.size for f in files) < FEW_BYTES:
@@ -56,18 +58,18 @@ def decode_files(root: Path, files: Sequence[File], img_size: int, out: Path) ->
                     bar.update(futures[future])
         except BrokenProcessPool as e:
             raise UserError(f"a process that read images of {root} was killed; is the memory full? Start again") from e
-    again = (_decode_rows(i, root, [files[i]], img_size, out, memory) for i, _ in sorted(unreadable))
+    again = (_decode_rows(i, root, [files[i]], img_size, out, crop, memory) for i, _ in sorted(unreadable))
     return [bad for result in again for bad in result]
 
 
 def _decode_rows(
-    start: int, root: Path, files: Sequence[File], img_size: int, out: Path, memory: int
+    start: int, root: Path, files: Sequence[File], img_size: int, out: Path, crop: bool, memory: int
 ) -> list[tuple[int, str]]:
     """Decode some files into rows start, start + 1, ... of `out`. Returns the unreadable ones, with the reason."""
     rows = np.zeros((len(files), img_size, img_size, 3), np.uint8)
     unreadable = []
     for i, file in enumerate(files):
-        image = try_decode(root / file.path, img_size, memory)
+        image = try_decode(root / file.path, img_size, memory, crop)
         if isinstance(image, str):
             unreadable.append((start + i, image))
         else:

@@ -287,10 +287,10 @@ def test_two_starts_at_once_read_every_image_once(beasts, monkeypatch, capsys):
     content_digest, first_writable = cache.content_digest, cache.first_writable
     ready = threading.Barrier(2, timeout=20)
 
-    def slow(path, img_size, limit=None):
+    def slow(path, img_size, *more):
         decoded.append(path)
         time.sleep(0.01)
-        return decode(path, img_size, limit)
+        return decode(path, img_size, *more)
 
     def together(folders):  # neither has found the pixels, or the digest, in the cache by then
         ready.wait()
@@ -322,10 +322,10 @@ def test_image_that_has_become_readable_is_read(beasts, monkeypatch):
     data_dir, pixels = beasts
     decode = decoding.decode
 
-    def denied(path, img_size, limit=None):
+    def denied(path, img_size, *more):
         if path.name == "2.png":
             raise PermissionError(13, "Permission denied", str(path))
-        return decode(path, img_size, limit)
+        return decode(path, img_size, *more)
 
     with monkeypatch.context() as patch:
         patch.setattr(decoding, "decode", denied)

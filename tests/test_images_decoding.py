@@ -195,7 +195,7 @@ def test_photograph_is_decoded_at_twice_the_side_or_more_before_it_is_resized(tm
     """JPEG offers whole eighths; Pillow uses 1, 1/2, 1/4 and 1/8, the same for both axes."""
     sizes = []
 
-    def noted(image, img_size):
+    def noted(image, img_size, crop):
         sizes.append(image.size)
         return np.zeros((img_size, img_size, 3), np.uint8)
 

@@ -46,7 +46,7 @@ def test_a_small_file_that_needs_gigabytes_is_refused_with_numbers(tmp_path):
     reason = try_decode(tmp_path / "deep.png", SIDE, 2**29)
     assert reason == "8192 x 8192 pixels need 1.1 GB to decode, 0.5 GB allowed"
     png_of_zeros(tmp_path / "palette.png", 12000, 12000, bits=8, color=3)
-    assert try_decode(tmp_path / "palette.png", SIDE, 2**29).startswith("12000 x 12000 pixels need 0.7 GB")
+    assert try_decode(tmp_path / "palette.png", SIDE, 2**29).startswith("12000 x 12000 pixels need 1.3 GB")
 
 
 def test_formats_that_decode_when_they_are_opened_are_limited_by_their_pixels(tmp_path):
@@ -252,7 +252,7 @@ def test_processes_share_the_memory_and_a_large_image_is_decoded_afterwards(own_
     pixels["train/cat/large.png"] = decode_large(tmp_path / "large.png", large)
     (tmp_path / "large.png").rename(tmp_path / "Many/train/cat/large.png")
     monkeypatch.setattr(workers, "n_cores", lambda: 2)
-    monkeypatch.setattr(workers, "memory_for_decoding", lambda: 5 * 10**6)  # 700 x 700 pixels need 3.9 MB
+    monkeypatch.setattr(workers, "memory_for_decoding", lambda: 10**7)  # 700 x 700 pixels need 5.9 MB
     check(load("Many", tmp_path, SIDE), pixels)
 
 

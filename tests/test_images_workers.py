@@ -33,7 +33,7 @@ def test_workers_read_what_one_process_reads(tmp_path, monkeypatch, missing):
     decode, threads, filters, alone = decoding.decode, set(), set(), []
     filters_before = warnings.filters[:]
 
-    def first_last(path, img_size, limit=None):
+    def first_last(path, img_size, *more):
         if threading.current_thread() is threading.main_thread():
             alone.append(path.relative_to(tmp_path / "Many").as_posix())
         else:
@@ -41,7 +41,7 @@ def test_workers_read_what_one_process_reads(tmp_path, monkeypatch, missing):
             filters.add(warnings.filters[0])
         if path.name == "0.png" and path.parts[-3:-1] == ("train", "ant"):
             time.sleep(0.5)  # the other worker has finished the rest by then
-        return decode(path, img_size, limit)
+        return decode(path, img_size, *more)
 
     monkeypatch.setattr(decoding, "decode", first_last)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
@@ -78,9 +78,9 @@ sys.path.insert(0, sys.argv[1])
 import data
 from images import decoding
 decode = decoding.decode
-def slow(path, img_size, limit=None):
+def slow(path, img_size, *more):
     time.sleep(0.02)
-    return decode(path, img_size, limit)
+    return decode(path, img_size, *more)
 decoding.decode = slow
 print("starts", flush=True)
 data.load("Many", sys.argv[2], 8)

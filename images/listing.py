@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import warnings
@@ -108,8 +109,6 @@ def _why_passed_over(entry: os.DirEntry[str]) -> str:
     _, dot, suffix = entry.name.rpartition(".")
     suffix = f".{suffix.lower()}"
     is_known = dot != "" and suffix in image_suffixes()
-    if is_known and entry.is_file():
-        return ""
     if _is_special(entry):
         return NO_FILE
     if dot:
@@ -126,7 +125,10 @@ def _why_passed_over(entry: os.DirEntry[str]) -> str:
 
 def _is_special(entry: os.DirEntry[str]) -> bool:
     """Whether it is a pipe, a socket or a device: reading one may never end."""
-    return not entry.is_file() and os.path.exists(entry.path)
+    try:
+        return not entry.is_file() and os.path.exists(entry.path)
+    except OSError:  # a link to itself
+        return False
 
 
 def _stamp(entry: os.DirEntry[str]) -> tuple[int, int]:
@@ -136,6 +138,20 @@ def _stamp(entry: os.DirEntry[str]) -> tuple[int, int]:
     except OSError:
         return -1, -1
     return stat.st_size, stat.st_mtime_ns
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder or a link to one. An image that is a link to itself is none: it is unreadable.
+
+    Raises:
+        OSError: a link without a suffix leads in a circle, as one to a folder above it does.
+    """
+    try:
+        return entry.is_dir()
+    except OSError as e:
+        if e.errno == errno.ELOOP and Path(entry.name).suffix:
+            return False
+        raise
 
 
 def visible(folder: Path) -> list[os.DirEntry[str]]:
@@ -170,7 +186,7 @@ def _class_names(folder: Path, passed_over: PassedOver) -> list[str]:
 def _image_files(folder: Path, path: str, label: int, passed_over: PassedOver) -> Iterator[File]:
     """Image files below a class folder, sorted. Hidden files and files that are not images are left out."""
     for entry in visible(folder):
-        if entry.is_dir():
+        if _is_folder(entry):
             yield from _image_files(folder / entry.name, f"{path}/{entry.name}", label, passed_over)
         elif why := _why_passed_over(entry):
             passed_over.files[why] += 1

@@ -110,3 +110,15 @@ def test_an_image_too_large_to_open_is_listed_though_it_has_no_suffix(beasts):
     header += (60_000).to_bytes(4, "little") * 2 + b"\x01\0\x08\0" + bytes(24)
     (beasts[0] / "Beasts/train/ant/large").write_bytes(header)
     assert "train/ant/large" in [f.path for f in list_folder(beasts[0] / "Beasts").files]
+
+
+def test_an_image_that_is_a_link_to_itself_is_unreadable_and_a_circle_of_folders_is_refused(tmp_path):
+    root = tmp_path / "DATA" / "Beasts"
+    folder(root)
+    (root / "train" / "ant" / "self.png").symlink_to("self.png")
+    with pytest.raises(UserError, match=r"(?s)^1 unreadable images .*self\.png: Too many levels of symbolic links"):
+        load("Beasts", tmp_path / "DATA", 16)
+    assert load("Beasts", tmp_path / "DATA", 16, skip_unreadable=True).unreadable == ["train/ant/self.png"]
+    (root / "train" / "ant" / "above").symlink_to("..")
+    with pytest.raises(UserError, match="Too many levels of symbolic links"):
+        load("Beasts", tmp_path / "DATA", 16)

@@ -79,8 +79,8 @@ def test_no_hyperparameter_may_be_nan(name, pool, learner):
     ("name", "arguments", "message"),
     [
         ("Nonsense", [], "must be one of RandomSampling"),
-        ("MarginSampling", ["n_drop=3"], "takes no arguments"),
-        ("BayesianActiveLearningDisagreement", ["n_dropp=3"], r"takes \['n_drop'\]"),
+        ("RandomSampling", ["n_drop=3"], "takes no arguments"),
+        ("BayesianActiveLearningDisagreement", ["n_dropp=3"], r"takes \['beta', 'n_drop', 'noise'\]"),
         ("BayesianActiveLearningDisagreement", ["n_drop"], "KEY=VALUE"),
         ("BayesianActiveLearningDisagreement", ["n_drop=many"], "must be int"),
     ],

@@ -30,7 +30,7 @@ from runs.options import recorded
 from strategies import list_strategies, resolve
 from strategies.base import Strategy
 from strategies.candidates import CANDIDATES
-from subsets import long_tailed, with_validation
+from subsets import as_configured
 from training.first_round import Trained, first_round_key, shared_first_round
 from training.learner import Learner
 from training.loop import train
@@ -194,10 +194,7 @@ def experiment(args: argparse.Namespace, load: Callable[..., ImageData] = load) 
         warn(f"{len(data.unreadable)} unreadable images are left out: {', '.join(data.unreadable[:3])} ...")
     if not data.flip and "flip" not in given:
         recipe = replace(recipe, flip=False)
-    if args.imbalance < 1:
-        data = long_tailed(data, args.imbalance, stream(args.seed, "imbalance"))
-    if args.n_val:
-        data = with_validation(data, args.n_val, stream(args.seed, "validation"))
+    data = as_configured(data, args.imbalance, args.n_val, args.seed)
     recipe.check_validation("val" in data.splits)
     check_budget(args, len(data.train))
     recipe.check_size(len(data.train))
@@ -249,7 +246,7 @@ def header(e: Experiment, folder: Path, n_done: int) -> str:
     """What will run, for a reader of the log."""
     c = e.config
     columns = [f"{'round':>5}", f"{'labeled':>8}", *(f"{m:>9}" for m in METRICS), " train_s", "  eval_s", " query_s"]
-    arguments = "".join(f" {k}={v}" for k, v in e.strategy_args.items())
+    arguments = "".join(f" {k}={v}" for k, v in c["strategy_args"].items())
     steps = ", ".join(f"{f.name}={getattr(e.recipe, f.name)}" for f in fields(Recipe))
     features = f", features of {c['features']}" if "features" in c else ""
     lines = [

@@ -7,12 +7,23 @@ from dataclasses import replace
 import numpy as np
 
 from data import Idxs, ImageData, Split
-from utils import UserError
+from utils import UserError, stream
 
 
 def part_of(split: Split, idxs: Idxs) -> Split:
     """Some rows of a split, in the order given."""
     return Split(split.inputs[idxs], split.labels[idxs], [split.paths[i] for i in idxs.tolist()])
+
+
+def as_configured(data: ImageData, imbalance: float, n_val: int, seed: int) -> ImageData:
+    """A data set with the training images that --imbalance, --n_val and --seed leave, the same each time.
+
+    Raises:
+        UserError: as for `with_validation`.
+    """
+    if imbalance < 1:
+        data = long_tailed(data, imbalance, stream(seed, "imbalance"))
+    return with_validation(data, n_val, stream(seed, "validation")) if n_val else data
 
 
 def with_validation(data: ImageData, n: int, rng: np.random.Generator) -> ImageData:

@@ -21,13 +21,16 @@ from runs.settings import BASELINE, differences, group
 MOST_DETAILS = 50  # strategies over all sections whose picks and confusion matrices are read; a page must stay loadable
 
 
-def make_report(root: Path, metric: Metric, data_dir: Path | None = None) -> Report:
+def make_report(
+    root: Path, metric: Metric, data_dir: Path | None = None, rows_of: Callable[[Run], PoolRows] | None = None
+) -> Report:
     """Read and compare all runs below a folder.
 
     Args:
         root: the folder of results.
         metric: what is compared.
         data_dir: the folder that holds the data sets' folders, to show picks; None leaves out all details.
+        rows_of: the pool of a run, to draw a map of each table; None for no maps.
 
     Raises:
         UserError: the folder is missing, or nothing below it could be read.
@@ -37,13 +40,20 @@ def make_report(root: Path, metric: Metric, data_dir: Path | None = None) -> Rep
     comparisons = [compare_strategies(s, metric) for s in settings]
     ranking = rank_datasets(comparisons)
     unreadable: list[str] = []
+
+    def detailed(c: Comparison) -> Details:
+        from report.details import details  # imports Pillow, which text for the terminal does not need
+
+        assert data_dir is not None
+        return details(c, data_dir, unreadable, rows_of)
+
     return Report(
         root=str(root),
         metric=metric.name,
         subject=subject(metric),
         labels=sorted({label for s in settings for label in s.runs}),
         differences=_differences(differences(settings), len(settings)),
-        sections=_sections(comparisons, data_dir, unreadable),
+        sections=_sections(comparisons, detailed),
         over_datasets=OverDatasets(ranking_notes(ranking), ranking_table(ranking)) if ranking else None,
         beats_text=BEATS,
         reading=reading(metric),

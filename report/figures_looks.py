@@ -31,7 +31,16 @@ HUES = (
     Color("hue-5", "#e69f00", "#f2b632"),
     Color("hue-6", "#56b4e9", "#a5daf8"),
 )
-COLORS = (TEXT, SOFT, LINE, GROUND, CELL, NEUTRAL, *HUES)
+# Early to late: from near the ground to far from it. Source: viridis, which is even and safe for the colour-blind.
+STEPS = (
+    Color("step-1", "#6ccd5a", "#33638d"),
+    Color("step-2", "#28ae80", "#26828e"),
+    Color("step-3", "#238a8d", "#1f9f88"),
+    Color("step-4", "#31668e", "#40bd72"),
+    Color("step-5", "#453781", "#95d840"),
+    Color("step-6", "#440154", "#fde725"),
+)
+COLORS = (TEXT, SOFT, LINE, GROUND, CELL, NEUTRAL, *HUES, *STEPS)
 
 DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1.2, 1.6), (6, 1.6, 1.2, 1.6))
 MARKERS = "osD^vPX<>phd*"

@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from report.comparison import Row
 from report.curves import Curve
 from runs.reading import Floats
@@ -114,11 +117,42 @@ class Confusions:
 
 
 @dataclass(frozen=True)
+class PoolMap:
+    """Images of a pool in two dimensions, and when each strategy labeled them with one seed.
+
+    Attributes:
+        seed: of the runs.
+        caption: what the points are.
+        xy: the points; those that no strategy labeled stand last, in random order. Shape (n, 2).
+        classes: names.
+        of_class: class of each point, -1 where unknown. Shape (n,).
+        steps: the first labels, then rounds or groups of rounds, in order.
+        step: by strategy, the step in which it labeled each point, -1 for never. Shape (n,).
+    """
+
+    seed: int
+    caption: str
+    xy: Floats
+    classes: list[str]
+    of_class: NDArray[np.int64]
+    steps: list[str]
+    step: dict[str, NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
 class Details:
-    """What takes reading more files than rounds.csv; None where no run has it."""
+    """What takes reading more files than rounds.csv; None where no run has it.
+
+    Attributes:
+        choices: what each strategy chose.
+        confusions: what each strategy's network confuses.
+        map: where in the pool each strategy chose; None where it was not requested, or where `no_map` says why.
+    """
 
     choices: Choices | None
     confusions: Confusions | None
+    map: PoolMap | None = None
+    no_map: str = ""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ from strategies.badge import BADGE
 from strategies.base import Strategy, hyperparameters
 from strategies.bayesian_active_learning_disagreement import BayesianActiveLearningDisagreement
 from strategies.cluster_based_selection import ClusterBasedSelection
+from strategies.dropquery import DropQuery
 from strategies.entropy_sampling import EntropySampling
+from strategies.falcun import FALCUN
 from strategies.k_center_greedy import KCenterGreedy
 from strategies.least_confidence import LeastConfidence
 from strategies.margin_sampling import MarginSampling
@@ -32,6 +34,8 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "AdversarialBIM": AdversarialBIM,
     "KCenterGreedy": KCenterGreedy,
     "BADGE": BADGE,
+    "DropQuery": DropQuery,
+    "FALCUN": FALCUN,
 }
 
 # The names of DeepAL's scripts: what they are here, and with which arguments.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -28,6 +29,7 @@ class AdversarialBIM(ScoreStrategy):
     n_search: int = 3  # forward passes that search the last step for the boundary
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (0 < self.step <= self.bound <= 1000 and self.bound <= MOST_STEPS * self.step):
             given = f"step={self.step} bound={self.bound}"
             raise UserError(
@@ -35,6 +37,11 @@ class AdversarialBIM(ScoreStrategy):
             )
         if not 0 <= self.n_search <= 100:
             raise UserError(f"--strategy_args n_search={self.n_search}: must be from 0 to 100")
+
+    @property
+    def lowest(self) -> float:
+        """None: a perturbation may be of any length."""
+        return -math.inf
 
     def score(self, idxs: Idxs) -> Tensor:
         """Minus the length of the perturbation."""

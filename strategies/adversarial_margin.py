@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -26,10 +27,16 @@ class AdversarialMargin(ScoreStrategy):
     max_steps: int = 50
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.n_top < 1 or self.max_steps < 1:
             raise UserError(f"--strategy_args n_top={self.n_top} max_steps={self.max_steps}: must be 1 or more")
         if not 0 <= self.overshoot <= 1:
             raise UserError(f"--strategy_args overshoot={self.overshoot}: must be from 0 to 1")
+
+    @property
+    def lowest(self) -> float:
+        """None: a perturbation may be of any length."""
+        return -math.inf
 
     def score(self, idxs: Idxs) -> Tensor:
         """Minus the length of the perturbation."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data import Pool
+from runs.options import added
+from strategies.noise import NO_NOISE, check_noise, noisy
 from strategies.screening import screened, worth_screening
 from training.learner import Learner
 from utils import UserError
@@ -69,8 +72,15 @@ class Strategy:
         raise NotImplementedError
 
 
+@dataclass
 class ScoreStrategy(Strategy):
     """A strategy that rates each image by itself and takes the highest.
+
+    A subclass that has a `__post_init__` of its own calls this one's in it.
+
+    Args:
+        noise: "none", or the kind of noise with which n images are drawn by their scores (see `strategies.noise`).
+        beta: how little noise; above 0.
 
     Attributes:
         screens: whether the score rests on embeddings alone, so that rough embeddings give a rough score.
@@ -78,17 +88,37 @@ class ScoreStrategy(Strategy):
 
     screens: ClassVar[bool] = False
 
+    noise: str = added(NO_NOISE)  # or power, softmax, softrank
+    beta: float = added(1.0)
+
+    def __post_init__(self) -> None:
+        check_noise(self.noise, self.beta)
+        if self.noise == "power" and self.lowest == -math.inf:
+            raise UserError(
+                f"--strategy_args noise=power: {type(self).__name__} has no lowest score; take softmax or softrank"
+            )
+
+    @property
+    def lowest(self) -> float:
+        """The lowest score possible, which noise=power takes for 0; minus infinity where there is none."""
+        return 0.0
+
     def score(self, idxs: Idxs) -> Tensor:
         """How much each image deserves a label, higher is sooner. Shape (len(idxs),)."""
         raise NotImplementedError
 
     def select(self, idxs: Idxs, n: int) -> Idxs:
-        """The n images with the highest scores; ties break by a draw."""
-        return idxs[top_n(self._scores(idxs, n), n, self.rng)]
+        """The n images with the highest scores, or with noise a draw by the scores; ties break by a draw."""
+        scores = self._scores(idxs, n)
+        if self.noise != NO_NOISE:
+            _refuse_nan(scores)
+            scores = noisy(scores, self.noise, self.beta, self.lowest, self.rng)
+        return idxs[top_n(scores, n, self.rng)]
 
     def _scores(self, idxs: Idxs, n: int) -> Tensor:
-        """Scores of `idxs`, -inf for those that rough scores rule out of the n highest."""
-        rough = self.learner.rough() if self.screens and worth_screening(len(idxs), n) else None
+        """Scores of `idxs`; without noise, -inf for those that rough scores rule out of the n highest."""
+        screens = self.screens and self.noise == NO_NOISE and worth_screening(len(idxs), n)
+        rough = self.learner.rough() if screens else None
         if rough is None:
             return self.score(idxs)
         before = copy.deepcopy(self.rng)  # every call draws the same dropout masks
@@ -117,11 +147,15 @@ def top_n(scores: Tensor, n: int, rng: np.random.Generator) -> Idxs:
     values = scores.detach().to("cpu", torch.float64).numpy()
     if not 0 <= n <= len(values):
         raise ValueError(f"top_n: {n} of {len(values)} scores")
-    if np.isnan(values).any():
-        n_nan = int(np.isnan(values).sum())
-        raise UserError(f"{n_nan} of {len(values)} scores are NaN: the training diverged; try a smaller --lr")
+    _refuse_nan(scores)
     shuffled = rng.permutation(len(values))
     return shuffled[np.argsort(-values[shuffled], kind="stable")[:n]]
+
+
+def _refuse_nan(scores: Tensor) -> None:
+    n_nan = int(scores.isnan().sum())
+    if n_nan:
+        raise UserError(f"{n_nan} of {len(scores)} scores are NaN: the training diverged; try a smaller --lr")
 
 
 def hyperparameters(strategy: type[Strategy]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ class BayesianActiveLearningDisagreement(ScoreStrategy):
     n_drop: int = 50  # dropout passes, K
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 2 <= self.n_drop <= scores.MOST_PASSES:
             raise UserError(f"--strategy_args n_drop={self.n_drop}: must be from 2 to {scores.MOST_PASSES}")
 

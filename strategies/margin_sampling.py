@@ -18,6 +18,11 @@ class MarginSampling(ScoreStrategy):
 
     screens = True
 
+    @property
+    def lowest(self) -> float:
+        """Minus the largest gap."""
+        return -1.0
+
     def score(self, idxs: Idxs) -> Tensor:
         """Minus the gap between the two largest probabilities."""
         return scores.margin(self.learner.probs(self.pool.inputs[idxs]))

@@ -24,10 +24,16 @@ class UncertaintySamplingWithDropoutEstimation(ScoreStrategy):
     measure: str = "entropy"  # or margin, least_confidence
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 1 <= self.n_drop <= scores.MOST_PASSES:
             raise UserError(f"--strategy_args n_drop={self.n_drop}: must be from 1 to {scores.MOST_PASSES}")
         if self.measure not in scores.MEASURES:
             raise UserError(f"--strategy_args measure={self.measure}: must be {', '.join(scores.MEASURES)}")
+
+    @property
+    def lowest(self) -> float:
+        """Minus the largest gap if the measure is the margin; else 0."""
+        return -1.0 if self.measure == "margin" else 0.0
 
     def score(self, idxs: Idxs) -> Tensor:
         """The measure, of the mean prediction."""

@@ -210,9 +210,7 @@ def two_runs(tmp_path):
 def test_a_file_of_another_run_is_refused(two_runs, tmp_path, name):
     (config, folder), (_, other) = two_runs
     shutil.copy(other / name, folder / name)
-    with pytest.raises(
-        UserError, match=rf"{name} was changed or is another run's: its .* of last_round\.json"
-    ):
+    with pytest.raises(UserError, match=rf"{name} was changed or is another run's: its .* of last_round\.json"):
         RunFolder(tmp_path, config)
     if name == "rounds.csv":
         with pytest.raises(UserError, match=r"rounds\.csv was changed or is another run's"):

@@ -18,9 +18,36 @@ from utils import UserError, stream
 ALL = pytest.mark.parametrize("name", STRATEGIES)
 
 
+@pytest.fixture(scope="module", params=["images", "features"])
+def rows(request):
+    """What the pool is made of; every strategy keeps the contract on both."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def resnet(pool):
-    return small.learner(pool, "ResNet18", min_steps=2)
+def pool(rows):
+    return small.pool(name="SmallCNN" if rows == "images" else "Linear")
+
+
+@pytest.fixture(scope="module")
+def learner(rows, pool):
+    return small.learner(pool, "SmallCNN" if rows == "images" else "Linear")
+
+
+@pytest.fixture(scope="module")
+def other_net(rows, pool):
+    """A learner with another network, on images one with normalisation layers."""
+    return small.learner(pool, "ResNet18" if rows == "images" else "MLP", min_steps=2)
+
+
+@pytest.fixture(scope="module")
+def image_pool():
+    return small.pool()
+
+
+@pytest.fixture(scope="module")
+def image_learner(image_pool):
+    return small.learner(image_pool)
 
 
 def ask(name, pool, learner, n, seed=0, **arguments):
@@ -56,7 +83,7 @@ def test_query_refuses_what_it_cannot_give(name, n, pool, learner):
 
 @ALL
 def test_query_returns_n_indices_when_all_images_are_the_same(name, pool, learner):
-    x = small.pixels(1).permute(0, 2, 3, 1).expand(60, -1, -1, -1).contiguous().permute(0, 3, 1, 2)
+    x = pool.inputs.x[torch.zeros(60, dtype=torch.int64)]
     same = Pool(Inputs(x), 4)
     same.label(np.arange(12), np.zeros(12, np.int64))
     picks = ask(name, same, learner, 20)
@@ -78,14 +105,14 @@ def test_query_neither_reads_nor_moves_global_generators(name, pool, learner):
 
 
 @ALL
-def test_query_leaves_network_and_pool_as_they_were(name, pool, resnet):
-    before = copy.deepcopy(resnet.net.state_dict())
+def test_query_leaves_network_and_pool_as_they_were(name, pool, other_net):
+    before = copy.deepcopy(other_net.net.state_dict())
     labels = pool.labels.copy()
-    ask(name, pool, resnet, 9)
-    after = resnet.net.state_dict()
+    ask(name, pool, other_net, 9)
+    after = other_net.net.state_dict()
     assert all(torch.equal(before[k], after[k]) for k in before)
-    assert not any(m.training for m in resnet.net.modules())
-    assert all(p.grad is None and not p.requires_grad for p in resnet.net.parameters())
+    assert not any(m.training for m in other_net.net.modules())
+    assert all(p.grad is None and not p.requires_grad for p in other_net.net.parameters())
     np.testing.assert_array_equal(pool.labels, labels)
 
 
@@ -128,7 +155,7 @@ def test_query_costs_what_its_docstring_says(name, pool, learner, monkeypatch):
 
 @pytest.mark.parametrize("name", [n for n, s in STRATEGIES.items() if s.needs_dropout])
 def test_dropout_strategy_refuses_a_network_without_dropout(name, pool):
-    without = small.learner(pool, dropout=0.0)
+    without = small.learner(pool, "SmallCNN" if len(pool.inputs.shape) == 3 else "Linear", dropout=0.0)
     with pytest.raises(UserError, match="dropout"):
         ask(name, pool, without, 3)
 
@@ -155,8 +182,8 @@ def test_nan_embeddings_are_an_error_and_not_a_query(name, pool, learner):
     if described(STRATEGIES[name], "Cost").startswith("none"):
         pytest.skip("does not read the network")
     broken = copy.deepcopy(learner)
-    for weight in broken.net.body.parameters():
-        weight.fill_(torch.nan)
+    for tensor in (*broken.net.body.parameters(), broken.net.mean):
+        tensor.fill_(torch.nan)
     with pytest.raises(UserError, match=r"NaN|not finite"):
         ask(name, pool, broken, 3)
 
@@ -174,28 +201,28 @@ def expected_order(values, idxs, n):
     ("name", "score"),
     [("LeastConfidence", "least_confidence"), ("MarginSampling", "margin"), ("EntropySampling", "entropy")],
 )
-def test_uncertainty_strategies_equal_the_slow_reference(name, score, pool, learner):
-    idxs = pool.unlabeled
+def test_uncertainty_strategies_equal_the_slow_reference(name, score, image_pool, image_learner):
+    idxs = image_pool.unlabeled
     probs = []
     for i in idxs:
-        x = pool.inputs.x[i : i + 1].double()
-        net = copy.deepcopy(learner.net).double()
+        x = image_pool.inputs.x[i : i + 1].double()
+        net = copy.deepcopy(image_learner.net).double()
         logits = net.head(net.body((x / 255 - net.mean[:, None, None]) / net.std[:, None, None]))
         probs.append(reference.softmax(logits[0].tolist()))
     values = [getattr(reference, score)(p) for p in probs]
-    np.testing.assert_array_equal(ask(name, pool, learner, 48), expected_order(values, idxs, 48))
+    np.testing.assert_array_equal(ask(name, image_pool, image_learner, 48), expected_order(values, idxs, 48))
 
 
 @pytest.mark.parametrize("measure", [*scores.MEASURES, "mutual_information"])
-def test_dropout_strategies_equal_the_slow_reference(measure, pool, learner):
+def test_dropout_strategies_equal_the_slow_reference(measure, image_pool, image_learner):
     name = "UncertaintySamplingWithDropoutEstimation"
     arguments = {"n_drop": 6, "measure": measure}
     if measure == "mutual_information":
         name, arguments = "BayesianActiveLearningDisagreement", {"n_drop": 6}
-    idxs, head = pool.unlabeled, learner.net.head
+    idxs, head = image_pool.unlabeled, image_learner.net.head
     masks = stream(0, "query", 0).random((6, head.in_features)) >= 0.5
     values = []
-    for h in learner.embeddings(pool.inputs[idxs]).double():
+    for h in image_learner.embeddings(image_pool.inputs[idxs]).double():
         passes = [
             reference.softmax(
                 reference.masked_logits(h.tolist(), head.weight.tolist(), head.bias.tolist(), mask.tolist(), 0.5)
@@ -206,15 +233,15 @@ def test_dropout_strategies_equal_the_slow_reference(measure, pool, learner):
             values.append(reference.mutual_information(passes))
         else:
             values.append(getattr(reference, measure)(reference.mean_prediction(passes)))
-    got = STRATEGIES[name](pool, learner, stream(0, "query", 0), **arguments).score(idxs)
+    got = STRATEGIES[name](image_pool, image_learner, stream(0, "query", 0), **arguments).score(idxs)
     np.testing.assert_allclose(got.numpy(), values, atol=2e-6)
-    np.testing.assert_array_equal(ask(name, pool, learner, 9, **arguments), expected_order(values, idxs, 9))
+    np.testing.assert_array_equal(ask(name, image_pool, image_learner, 9, **arguments), expected_order(values, idxs, 9))
 
 
-def test_random_sampling_is_uniform(pool):
+def test_random_sampling_is_uniform(image_pool):
     counts = np.zeros(60)
     for seed in range(2000):
-        counts[ask("RandomSampling", pool, None, 12, seed)] += 1
-    assert counts[pool.labeled].sum() == 0
+        counts[ask("RandomSampling", image_pool, None, 12, seed)] += 1
+    assert counts[image_pool.labeled].sum() == 0
     expected = 2000 * 12 / 48
-    assert ((counts[pool.unlabeled] - expected) ** 2 / expected).sum() < 80  # chi-square, 47 degrees of freedom
+    assert ((counts[image_pool.unlabeled] - expected) ** 2 / expected).sum() < 80  # chi-square, 47 degrees of freedom

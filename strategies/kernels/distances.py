@@ -10,6 +10,7 @@ from torch import Tensor
 from utils import UserError
 
 NOT_FINITE = "the network's embeddings are not finite: the training diverged; try a smaller --lr"
+LARGE = 2**29  # numbers, 2 GB in float32: a second copy may not fit into the memory
 BLOCK = 2**22  # distances held at once: 16 MB, of which a CPU cache holds a useful part
 
 
@@ -41,6 +42,22 @@ def centered(x: Tensor) -> tuple[Tensor, Tensor]:
     if not mean.isfinite().all():
         raise UserError(NOT_FINITE)
     return (x - mean).float(), mean
+
+
+def centered_in_place(x: Tensor) -> tuple[Tensor, Tensor]:
+    """As `centered`, for a caller that needs `x` no more: from LARGE numbers on, the result is `x`, overwritten.
+
+    Small inputs stay as they are, because rows that were centered twice differ in their last digits.
+
+    Raises:
+        UserError: `x` contains NaN or infinity.
+    """
+    if x.numel() < LARGE or x.dtype != torch.float32:
+        return centered(x)
+    mean = x.mean(0)
+    if not mean.isfinite().all():
+        raise UserError(NOT_FINITE)
+    return x.sub_(mean), mean
 
 
 def sq_norms(x: Tensor) -> Tensor:

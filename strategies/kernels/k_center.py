@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from strategies.kernels.distances import NOT_FINITE, centered, rounding, row_blocks, sq_norms
+from strategies.kernels.distances import NOT_FINITE, centered_in_place, rounding, row_blocks, sq_norms
 from utils import UserError
 
 Floats = NDArray[np.float64]
@@ -27,10 +27,11 @@ def k_center_greedy(x: Tensor, centers: Tensor, n: int) -> Positions:
 
     Source: Sener, Savarese, ICLR 2018, algorithm 1. Deviation: squared distances; the order is the same.
     Cost: O((L + n) U D) time at most, in about 1 + n / 200 passes over the pool; O(U) memory beyond a copy of the
-        inputs.
+        inputs, none of large ones.
 
     Args:
         x: candidates. Shape (U, D).
+            From LARGE numbers on, they are overwritten.
         centers: what is covered already; may be empty. Shape (L, D).
         n: how many, 1 <= n <= U.
 
@@ -43,8 +44,10 @@ def k_center_greedy(x: Tensor, centers: Tensor, n: int) -> Positions:
     """
     if not 1 <= n <= len(x):
         raise ValueError(f"k_center_greedy: {n} picks of {len(x)} rows")
-    near, mean = centered(x)
+    near, mean = centered_in_place(x)
     near_centers = (centers - mean).float()
+    if near is x:  # from here on, everything is seen from the mean
+        centers, mean = near_centers, torch.zeros_like(mean)
     if not near_centers.isfinite().all():
         raise UserError(NOT_FINITE)
     sq = sq_norms(near)

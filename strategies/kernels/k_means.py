@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from strategies.kernels.d2_sampling import Rows, sample_d2
-from strategies.kernels.distances import centered, rounding, row_blocks, sq_norms
+from strategies.kernels.distances import centered_in_place, rounding, row_blocks, sq_norms
 
 SUM_ROWS = 1024  # float32 sums of more rows than this lose digits, so long ones are summed in two stages
 
@@ -25,7 +25,8 @@ def k_means(
     farthest from its center, of a cluster that has two or more. The same on every run, on CUDA too.
 
     Source: Lloyd, IEEE Trans. Inf. Theory 1982; Arthur, Vassilvitskii, SODA 2007.
-    Cost: 2 U k D per iteration, in matrix products of row blocks; memory for one more copy of `x`.
+    Cost: 2 U k D per iteration, in matrix products of row blocks; memory for one more copy of `x`, none for a
+        large one, whose last digits change.
 
     Args:
         x: Shape (U, D).
@@ -44,7 +45,8 @@ def k_means(
     """
     if not 1 <= k <= len(x):
         raise ValueError(f"k_means: {k} clusters of {len(x)} rows")
-    x, mean = centered(x)
+    given = x
+    x, mean = centered_in_place(x)
     x_sq = sq_norms(x)
     centroids = x[_seeds(x, x_sq, k, rng)]
     last = float("inf")
@@ -56,6 +58,8 @@ def k_means(
         if inertia >= (1 - tol) * last:
             break
         last = inertia
+    if x is given:
+        x.add_(mean)
     return centroids + mean, assignment
 
 

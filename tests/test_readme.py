@@ -12,7 +12,7 @@ import compare
 import demo
 import plot
 import sweep
-from strategies import GROUPS
+from strategies import GROUPS, STRATEGIES
 
 ROOT = Path(demo.__file__).parent
 README = (ROOT / "README.md").read_text()

@@ -80,9 +80,9 @@ def exit_code(script: Callable[[], int | None], interrupted: str) -> int:
         What `script` returns; 2 after a mistake of the user's and on permission, disk or memory errors; 130 after
         Ctrl-C; 141 when the reader of the output has closed it.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold what a terminal cannot show
     try:
+        if isinstance(sys.stdout, io.TextIOWrapper):  # writes what is buffered, such as the text of --help
+            sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold what a terminal cannot show
         with interruptible():
             code = script() or 0
             sys.stdout.flush()

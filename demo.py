@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,15 @@ from nets import NETS, TIMM, Architecture, Net, architecture
 from runs.confusion import Confusion
 from runs.folder import RunFolder
 from runs.format import CONFUSION, MODEL, PREDICTIONS, VALIDATION, Query, Round, predictions_text
+from runs.log import header, line
 from runs.metrics import METRICS
 from runs.options import recorded
 from strategies import list_strategies, resolve
 from strategies.base import Strategy
-from strategies.candidates import CANDIDATES
+from strategies.candidates import CANDIDATES, candidates
+from strategies.initial import INITIAL, RANDOM, first_draw, resolve_initial
 from subsets import as_configured
-from training.first_round import Trained, first_round_key, shared_first_round
+from training.first_round import Trained, first_labels_key, first_round_key, shared_first_labels, shared_first_round
 from training.learner import Learner
 from training.loop import train
 from training.model_file import model_bytes
@@ -52,6 +55,7 @@ from utils import (
 # Flags of settings that version 0.1.0 did not have, with the values at which they change nothing.
 ADDED: dict[str, Any] = {
     "resize": "squash",
+    "initial_strategy": RANDOM,
     "n_val": 0,
     "imbalance": 1.0,
     "candidates": None,
@@ -84,6 +88,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--features_size", type=int, metavar="PIXELS", help="what the backbone reads; by default its own")
     p.add_argument("--weights", type=Path, metavar="FILE", help="weights of timm's network, where none are downloaded")
+    p.add_argument("--initial_strategy", default=RANDOM, help=f"how the first images are chosen: {', '.join(INITIAL)}")
     p.add_argument("--n_val", type=int, default=0, help="training images held out at random to measure and choose by")
     p.add_argument(
         "--imbalance", type=float, default=1.0, metavar="R", help="thin the rarest class out to R times the commonest"
@@ -146,10 +151,20 @@ class Experiment:
             facts |= {"shape": list(self.data.train.inputs.shape), **self.data.backbone}
         return facts
 
+    @cached_property
     def first_labels(self) -> Idxs:
-        """The images labeled before round 0: a draw that depends on the seed and the size of the pool alone."""
-        c = self.config
-        return stream(c["seed"], "initial").choice(c["n_train"], c["n_init_labeled"], replace=False)
+        """The images labeled before round 0, the same for all strategies of a seed."""
+        c, data = self.config, self.data
+        name = c.get("initial_strategy", RANDOM)
+
+        def draw() -> Idxs:
+            rng, n = stream(c["seed"], "initial"), c["n_init_labeled"]
+            return first_draw(name, data.train.inputs, data.mean, data.std, self.device, n, rng)
+
+        if name == RANDOM:  # depends on the seed and the size of the pool alone
+            return draw()
+        key = first_labels_key(c, self.device)
+        return shared_first_labels(self.results_dir / ".round0" / f"{key}.json", len(data.train), draw)
 
 
 def experiment(args: argparse.Namespace, load: Callable[..., ImageData] = load) -> Experiment:
@@ -171,6 +186,7 @@ def experiment(args: argparse.Namespace, load: Callable[..., ImageData] = load) 
         raise UserError(f"--candidates {args.candidates}: must be at least --n_query {args.n_query}")
     if args.candidates is None and args.candidates_by != "random":
         raise UserError(f"--candidates_by {args.candidates_by}: needs --candidates")
+    args.initial_strategy = resolve_initial(args.initial_strategy, args.features is not None)
     strategy, strategy_args = resolve(args.strategy_name, args.strategy_args)
     strategy(None, None, None, **strategy_args)  # type: ignore[arg-type]  # its __post_init__ checks the values
     fine_tuned = args.pretrained and args.net_name.startswith(TIMM)
@@ -242,31 +258,6 @@ def check_budget(args: argparse.Namespace, n_train: int) -> None:
         )
 
 
-def header(e: Experiment, folder: Path, n_done: int) -> str:
-    """What will run, for a reader of the log."""
-    c = e.config
-    columns = [f"{'round':>5}", f"{'labeled':>8}", *(f"{m:>9}" for m in METRICS), " train_s", "  eval_s", " query_s"]
-    arguments = "".join(f" {k}={v}" for k, v in c["strategy_args"].items())
-    steps = ", ".join(f"{f.name}={getattr(e.recipe, f.name)}" for f in fields(Recipe))
-    features = f", features of {c['features']}" if "features" in c else ""
-    lines = [
-        f"# {c['dataset_name']}: {c['n_train']} training and {c['n_test']} test images of {c['img_size']} pixels"
-        f"{features}, {c['n_classes']} classes",
-        f"# {c['strategy_name']}{arguments}: {c['n_init_labeled']} labels, then {e.n_round} x {c['n_query']}",
-        f"# {c['net_name']}{' (pretrained)' if c['pretrained'] else ''} on {e.device}: {steps}",
-        f"# seed {c['seed']}, results in {folder}" + (f"; {n_done} rounds are done already" if n_done else ""),
-        "  ".join(columns),
-    ]
-    return "\n".join(map(printable, lines))
-
-
-def line(r: Round) -> str:
-    """One round, for a reader of the log."""
-    metrics = (f"{r.metrics.get(m, float('nan')):9.4f}" for m in METRICS)
-    seconds = (f"{s:8.1f}" for s in (r.train_seconds, r.eval_seconds, r.query_seconds))
-    return "  ".join([f"{r.round:5d}", f"{r.n_labeled:8d}", *metrics, *seconds])
-
-
 def to_queries(data: ImageData, round: int, idxs: Idxs) -> list[Query]:
     """Picks as rows of queries.csv, in the order they were picked in."""
     labels, paths = data.train.labels, data.train.paths
@@ -300,14 +291,6 @@ def trained(e: Experiment, pool: Pool, round: int, estimate: Callable[[float], N
     return shared_first_round(path, e.device, train_now, e.model_facts)
 
 
-def candidates(e: Experiment, pool: Pool, learner: Learner, round: int) -> Idxs | None:
-    """The unlabeled images that a query looks at; None for all."""
-    n, by = e.config.get("candidates"), e.config.get("candidates_by", "random")
-    if n is None or n >= len(pool.unlabeled):
-        return None
-    return CANDIDATES[by](pool, learner, n, stream(e.config["seed"], "candidates", round))
-
-
 def one_round(e: Experiment, run: RunFolder, pool: Pool, test: Inputs, round: int, announce: bool) -> Round:
     """Train, measure, query if another round follows, commit, and write the files that show the round."""
     c, n_labeled = e.config, len(pool.labeled)
@@ -332,14 +315,15 @@ def one_round(e: Experiment, run: RunFolder, pool: Pool, test: Inputs, round: in
     picks = np.empty(0, np.int64)
     n = min(c["n_query"], len(pool.unlabeled))
     if round < e.n_round and n:
+        among = candidates(pool, learner, c.get("candidates"), c.get("candidates_by", "random"), c["seed"], round)
         query_learner = learner.configured(c["score_bf16"], c["screen"])  # for the query alone: metrics are of float32
         rng = stream(c["seed"], "query", round)
-        picks = e.strategy(pool, query_learner, rng, **e.strategy_args).query(n, candidates(e, pool, learner, round))
+        picks = e.strategy(pool, query_learner, rng, **e.strategy_args).query(n, among)
     query_seconds = time.perf_counter() - measured if len(picks) else 0.0
     result = Round(round, n_labeled, metrics, train_seconds, measured - start, query_seconds)
     new = to_queries(e.data, round + 1, picks)
     if not run.rounds():
-        new = to_queries(e.data, 0, e.first_labels()) + new
+        new = to_queries(e.data, 0, e.first_labels) + new
     run.commit(result, new)
     write_results(e, run, round, learner, probs)
     pool.label(picks, e.data.train.labels[picks])
@@ -357,7 +341,7 @@ def replay(e: Experiment, run: RunFolder, pool: Pool) -> int:
         if not known or (train.paths[q.index], e.data.classes[train.labels[q.index]]) != (q.path, q.label):
             raise UserError(f"{run.folder}/queries.csv: index {q.index} is not {q.path} of {q.label} in this dataset")
     in_use = [q.index for q in queries if q.round <= e.n_round]
-    idxs = np.array(in_use, np.int64) if queries else e.first_labels()
+    idxs = np.array(in_use, np.int64) if queries else e.first_labels
     pool.label(idxs, train.labels[idxs])
     n_done = len(run.rounds())
     return n_done - 1 if n_done and queries[-1].round < n_done else n_done
@@ -370,7 +354,7 @@ def run_experiment(e: Experiment) -> None:
         test = e.data.test.inputs.to(e.device)
         first = replay(e, run, pool)
         done = run.rounds()
-        print(header(e, run.folder, len(done)), flush=True)
+        print(header(e.config, asdict(e.recipe), e.device, e.n_round, run.folder, len(done)), flush=True)
         for r in done:
             print(line(r), flush=True)
         if done and (done[-1].round >= e.n_round or done[-1].n_labeled == e.config["n_train"]):

@@ -10,6 +10,7 @@ from data import Pool
 from strategies.base import Idxs, top_n
 from strategies.scores import margin
 from training.learner import Learner
+from utils import stream
 
 
 def random_candidates(pool: Pool, learner: Learner, n: int, rng: np.random.Generator) -> Idxs:
@@ -24,6 +25,22 @@ def uncertain_candidates(pool: Pool, learner: Learner, n: int, rng: np.random.Ge
     """
     scores = margin(learner.probs(pool.inputs[pool.unlabeled]))
     return np.sort(pool.unlabeled[top_n(scores, n, rng)])
+
+
+def candidates(pool: Pool, learner: Learner, n: int | None, by: str, seed: int, round: int) -> Idxs | None:
+    """The unlabeled images that a query looks at; None for all.
+
+    Args:
+        pool: what to choose from.
+        learner: trained on its labels.
+        n: how many; all when None or more than there are.
+        by: one of CANDIDATES.
+        seed: of the run.
+        round: of the query.
+    """
+    if n is None or n >= len(pool.unlabeled):
+        return None
+    return CANDIDATES[by](pool, learner, n, stream(seed, "candidates", round))
 
 
 CANDIDATES: dict[str, Callable[[Pool, Learner, int, np.random.Generator], Idxs]] = {

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
-from files import alone, write_atomic, writing
+from data import Idxs
+from files import alone, read_text, write_atomic, writing
 from runs.format import config_hash
 from training.learner import Learner, has_finite_weights
 from training.model_file import model_bytes, read_model
@@ -18,6 +21,16 @@ from utils import UserError, environment, warn
 ROOT = Path(__file__).resolve().parent.parent
 # Files and folders whose code round 0 depends on: after a change to any of them it is trained again.
 CODE = ("demo.py", "utils.py", "data.py", "subsets.py", "nets.py", "images", "features", "training")
+FIRST_LABELS_CODE = (
+    "demo.py",
+    "utils.py",
+    "data.py",
+    "subsets.py",
+    "images",
+    "features",
+    "strategies",
+    "strategies/kernels",
+)
 QUERY_SETTINGS = (
     "strategy_name",
     "strategy_args",
@@ -90,6 +103,40 @@ def weights_digest(learner: Learner) -> str:
     return digest.hexdigest()
 
 
+def shared_first_labels(path: Path, n_train: int, draw: Callable[[], Idxs]) -> Idxs:
+    """Read the first images to label from a file; where there is none yet, choose them and write the file.
+
+    Args:
+        path: `.round0/<key>.json` of the results; see `first_labels_key`. A file that holds anything else is not used.
+        n_train: images in the pool.
+        draw: chooses them.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with alone(path.with_suffix(".lock"), "choosing the same first images"):
+        text = read_text(path) or ""
+        try:
+            idxs, check = json.loads(text)
+            if check == config_hash({"key": path.stem, "idxs": idxs}):
+                return np.array(idxs, np.int64)
+        except (ValueError, TypeError):
+            pass
+        if text:
+            warn(f"{path} holds other images than this run's first ones; choosing them again")
+        chosen = draw()
+        idxs = chosen.tolist()
+        write_atomic(path, json.dumps([idxs, config_hash({"key": path.stem, "idxs": idxs})]))
+        return chosen
+
+
+def first_labels_key(config: dict[str, Any], device: torch.device) -> str:
+    """Eight hexadecimal digits that identify everything that a first draw by features depends on."""
+    data = ("seed", "n_init_labeled", "initial_strategy", "n_train", "data_digest", "n_val", "imbalance")
+    settings = {k: v for k, v in config.items() if k in data or k.startswith("features")}
+    numerics = {k: v for k, v in environment(device).items() if k not in ("git_commit", "command")}
+    return config_hash({"first labels of": settings, "code": code(FIRST_LABELS_CODE), "numerics": numerics})
+
+
 def first_round_key(config: dict[str, Any], device: torch.device) -> str:
     """Eight hexadecimal digits that identify everything that round 0 depends on.
 
@@ -101,7 +148,7 @@ def first_round_key(config: dict[str, Any], device: torch.device) -> str:
     return config_hash({"config": settings, "code": code(), "numerics": numerics})
 
 
-def code() -> list[str]:
-    """The text of every source file that round 0 depends on."""
-    paths = [p for name in CODE for p in (sorted((ROOT / name).glob("*.py")) or [ROOT / name])]
+def code(names: Sequence[str] = CODE) -> list[str]:
+    """The text of every source file of some files and folders."""
+    paths = [p for name in names for p in (sorted((ROOT / name).glob("*.py")) or [ROOT / name])]
     return [p.read_text("utf-8") for p in paths]

@@ -3,6 +3,7 @@
 Usage:
     python compare.py results
     python compare.py results/CIFAR10 --metric f1 --out report
+    python compare.py results/CIFAR10 --map --out report
 
 Runs that differ in anything but strategy and seed are never put into one table; a run that is not finished is named
 and left out.
@@ -14,6 +15,7 @@ import startup  # noqa: F401  # before what is slow to import
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +46,14 @@ def run(args: argparse.Namespace) -> None:
 
     if args.metric not in METRICS:
         raise UserError(f"--metric {args.metric}: must be one of {', '.join(METRICS)}")
-    report = make_report(args.folder, METRICS[args.metric], args.data_dir if args.out is not None else None)
+    if args.map and args.out is None:
+        raise UserError("--map draws into the page: add --out")
+    rows_of = None
+    if args.map:
+        from pool_rows import pool_rows  # imports torch, which nothing else here needs
+
+        rows_of = partial(pool_rows, data_dir=args.data_dir)
+    report = make_report(args.folder, METRICS[args.metric], args.data_dir if args.out is not None else None, rows_of)
     for line in [*report.problems, *report.unreadable]:
         warn(line)
     paths = write(report, args.out) if args.out is not None else []
@@ -62,6 +71,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--data_dir", type=Path, default=Path("DATA"), help="where the images are, to show picks (DATA)"
+    )
+    parser.add_argument(
+        "--map", action="store_true", help="draw where in the pool each strategy labels: half a minute a table"
     )
     args = parser.parse_args(argv)
     return exit_code(lambda: run(args), "interrupted")

@@ -1,9 +1,10 @@
-"""Draw the curves of all runs below a folder, and the confusion matrix of one run: PNG, PDF and a table.
+"""Draw the curves of all runs below a folder, the confusion matrix of a run, and a map of its pool: PNG, PDF, a table.
 
 Usage:
     python plot.py results/CIFAR10
     python plot.py results/CIFAR10 --column f1 --out figures/cifar10-f1
     python plot.py --confusion results/CIFAR10/MarginSampling/seed1-0f3a9c21
+    python plot.py --map results/CIFAR10/MarginSampling/seed1-0f3a9c21
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 
 from runs.format import CONFUSION, round_columns, validation_columns
 from runs.metrics import METRICS
-from runs.reading import find_runs, is_run, read_run, shown_confusion
+from runs.reading import find_runs, is_run, read_picks, read_run, shown_confusion
 from runs.settings import Setting, differences, group
 from utils import Parser, UserError, exit_code, printable, warn
 
@@ -66,14 +67,18 @@ def _stem(out: Path | None, folder: Path, name: str, more: bool = False) -> Path
     return stem.with_name(f"{stem.name}-{name}") if more else stem
 
 
+def _check_run(flag: str, folder: Path) -> None:
+    if not is_run(folder):
+        raise UserError(f"{flag} {folder}: not the folder of one run (no config.json, no rounds.csv)")
+
+
 def plot_confusion(folder: Path, stem: Path) -> list[Path]:
     """Draw a run's confusion matrix; with very many classes, print the most frequent confusions.
 
     Raises:
         UserError: the folder is no run, or its confusion matrix is missing or damaged.
     """
-    if not is_run(folder):
-        raise UserError(f"--confusion {folder}: not the folder of one run (no config.json, no rounds.csv)")
+    _check_run("--confusion", folder)
     from report.confusions import most_confused
     from report.figures import draw_confusion, save_figure
     from report.numbers import text_table
@@ -93,6 +98,25 @@ def plot_confusion(folder: Path, stem: Path) -> list[Path]:
         print(text_table(pairs.header, pairs.rows))
         return []
     return save_figure(draw_confusion(counts.classes, counts.matrix(), title), stem)
+
+
+def plot_map(folder: Path, data_dir: Path, weights: Path | None, stem: Path) -> list[Path]:
+    """Draw the pool of a run in two dimensions, and when each image was labeled.
+
+    Raises:
+        UserError: the folder is no run; its picks, images or network are missing; or they do not belong together.
+    """
+    _check_run("--map", folder)
+    run = read_run(folder)
+    picks = read_picks(run)
+    from pool_rows import pool_rows  # imports torch, which nothing else here needs
+    from report.figures import save_figure
+    from report.figures_map import draw_map
+    from report.map import map_of
+
+    label = run.strategy[0]
+    found = map_of(pool_rows(run, data_dir, weights), {label: picks}, run.seed)
+    return save_figure(draw_map(found, label, f"{run.config['dataset_name']}: {label}, seed {run.seed}"), stem)
 
 
 def _notes(setting: Setting, column: str, drawn: set[str]) -> list[str]:
@@ -141,26 +165,39 @@ def plot_folder(folder: Path, column: str, out: Path | None) -> list[Path]:
 
 def run(args: argparse.Namespace) -> None:
     """Draw what the command line names."""
-    if args.folder is None and args.confusion is None:
-        raise UserError("give a folder of results, such as results/CIFAR10, or --confusion with a run's folder")
+    if args.folder is None and args.confusion is None and args.map is None:
+        raise UserError(
+            "give a folder of results, such as results/CIFAR10, or --confusion or --map with a run's folder"
+        )
+    if args.weights is not None and args.map is None:
+        raise UserError(f"--weights {args.weights}: needs --map")
     columns = (*round_columns(), *validation_columns())
     if args.column not in columns:
         raise UserError(f"--column {args.column}: rounds.csv has {', '.join(columns)}")
     paths = [] if args.folder is None else plot_folder(args.folder, args.column, args.out)
     confusion = args.confusion
-    if confusion is None and is_run(args.folder) and (args.folder / CONFUSION).exists():
+    if confusion is None and args.folder is not None and is_run(args.folder) and (args.folder / CONFUSION).exists():
         confusion = args.folder
     if confusion is not None:
         paths += plot_confusion(confusion, _stem(args.out, confusion, "confusion_matrix", more=bool(paths)))
+    if args.map is not None:
+        paths += plot_map(args.map, args.data_dir, args.weights, _stem(args.out, args.map, "map", more=bool(paths)))
     print("\nwritten: " + ", ".join(map(printable, paths)) if paths else "\nnothing was drawn")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script. Returns its exit code."""
-    parser = Parser(description="Draw the curves of all runs below a folder, and confusion matrices.")
+    parser = Parser(description="Draw the curves of all runs below a folder, confusion matrices and maps.")
     parser.add_argument("folder", type=Path, nargs="?", help="a folder of results, such as results/CIFAR10, or one run")
     parser.add_argument("--column", default="accuracy", help=f"what to draw: {', '.join(round_columns())} (accuracy)")
     parser.add_argument("--confusion", type=Path, metavar="RUN", help="draw the confusion matrix of this run's folder")
+    parser.add_argument(
+        "--map", type=Path, metavar="RUN", help="draw where in the pool this run labeled: half a minute"
+    )
+    parser.add_argument("--data_dir", type=Path, default=Path("DATA"), help="where the images are, for --map (DATA)")
+    parser.add_argument(
+        "--weights", type=Path, metavar="FILE", help="for --map of a run that was given this file of weights"
+    )
     parser.add_argument("--out", type=Path, help="where to write, without .png and .pdf (a name inside the folder)")
     args = parser.parse_args(argv)
     return exit_code(lambda: run(args), "interrupted")

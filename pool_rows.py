@@ -10,7 +10,7 @@ from data import ImageData, fingerprint, load
 from features.rows import Frozen
 from images.listing import folder_of
 from report.map import Idxs, PoolRows, Rows
-from runs.format import MODEL
+from runs.format import CONFIG, MODEL
 from runs.reading import Run
 from subsets import as_configured
 from training.model_file import read_model
@@ -32,7 +32,7 @@ def pool_rows(run: Run, data_dir: Path, weights: Path | None = None) -> PoolRows
     configure(device, deterministic=False)
     data = _data(run, data_dir, weights, device)
     if "features" in run.config:
-        space = f"features of {run.config['features']} at {run.config['features_size']} pixels"
+        space = f"features of {run.config['features']} at {data.backbone['features_size']} pixels"
 
         def read(idxs: Idxs) -> Rows:
             x = data.train.inputs[idxs].batch(0, len(idxs), torch.device("cpu")).float()
@@ -41,7 +41,8 @@ def pool_rows(run: Run, data_dir: Path, weights: Path | None = None) -> PoolRows
     else:
         space = "embeddings of the run's last network"
         learner, content = read_model(run.folder / MODEL, device)
-        if (content["classes"], content["img_size"]) != (data.classes, run.config["img_size"]) or "shape" in content:
+        img_size, of_features = run.config.get("img_size"), "shape" in content
+        if of_features or (content["classes"], content["img_size"]) != (data.classes, img_size):
             raise UserError(f"{run.folder / MODEL} is of another run: its classes or images differ")
 
         def read(idxs: Idxs) -> Rows:
@@ -60,10 +61,13 @@ def _data(run: Run, data_dir: Path, weights: Path | None, device: torch.device) 
     name = c["dataset_name"]
     if name != "Digits" and folder_of(name, data_dir) is None:
         raise UserError(f"the images of {name} are not in {data_dir} (--data_dir)")
-    frozen = Frozen(c["features"], c["features_size"], weights, device) if "features" in c else None
+    imbalance, n_val = c.get("imbalance", 1.0), c.get("n_val", 0)
+    if not 0 < imbalance <= 1 or n_val < 0:
+        raise UserError(f"{run.folder / CONFIG} is damaged: imbalance is {imbalance}, n_val is {n_val}")
+    frozen = Frozen(c["features"], c.get("features_size"), weights, device) if "features" in c else None
     crop = c.get("resize") == "crop"
-    data = load(name, data_dir, c["img_size"], skip_unreadable=True, frozen=frozen, crop=crop)
-    data = as_configured(data, c.get("imbalance", 1.0), c.get("n_val", 0), run.seed)
+    data = load(name, data_dir, c.get("img_size", 32), skip_unreadable=True, frozen=frozen, crop=crop)
+    data = as_configured(data, imbalance, n_val, run.seed)
     differ = [key for key, value in fingerprint(data).items() if c.get(key) != value]
     if differ:
         raise UserError(f"the images of {name} in {data_dir} are not those of {run.folder}: {', '.join(differ)} differ")

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from report.comparison import Comparison, compare_strategies, rank_datasets
 from report.curves import caption, curves_of
+from report.map import PoolRows
 from report.notes import notes_of
 from report.numbers import difference_unit
 from report.tables import beats_table, other_metrics_table, ranking_table, settings_table, strategies_table
 from report.tree import Charts, Details, Gain, OverDatasets, Report, Section, Verdict
 from report.wording import BEATS, evidence, power_text, ranking_notes, reading, subject, verdict_counts
 from runs.metrics import Metric
-from runs.reading import find_runs
+from runs.reading import Run, find_runs
 from runs.settings import BASELINE, differences, group
 
 MOST_DETAILS = 50  # strategies over all sections whose picks and confusion matrices are read; a page must stay loadable
@@ -40,20 +42,14 @@ def make_report(
     comparisons = [compare_strategies(s, metric) for s in settings]
     ranking = rank_datasets(comparisons)
     unreadable: list[str] = []
-
-    def detailed(c: Comparison) -> Details:
-        from report.details import details  # imports Pillow, which text for the terminal does not need
-
-        assert data_dir is not None
-        return details(c, data_dir, unreadable, rows_of)
-
+    read = None if data_dir is None else partial(_details, data_dir, unreadable, rows_of)
     return Report(
         root=str(root),
         metric=metric.name,
         subject=subject(metric),
         labels=sorted({label for s in settings for label in s.runs}),
         differences=_differences(differences(settings), len(settings)),
-        sections=_sections(comparisons, detailed),
+        sections=_sections(comparisons, read),
         over_datasets=OverDatasets(ranking_notes(ranking), ranking_table(ranking)) if ranking else None,
         beats_text=BEATS,
         reading=reading(metric),
@@ -68,25 +64,27 @@ def _differences(lines: Sequence[str], n: int) -> list[str]:
     return [f"{n} tables: runs of different datasets, budgets or recipes are never mixed.", *lines]
 
 
-def _sections(comparisons: Sequence[Comparison], data_dir: Path | None, unreadable: list[str]) -> list[Section]:
+def _sections(comparisons: Sequence[Comparison], read: Callable[[Comparison], Details] | None) -> list[Section]:
     sections, n_shown = [], 0
     for i, c in enumerate(comparisons, 1):
         number = f"{i}. " if len(comparisons) > 1 else ""
         n_shown += len(c.rows)
         found, no_details = None, ""
-        if c.rows and data_dir is not None:
+        if c.rows and read:
             if n_shown <= MOST_DETAILS:
-                found = _details(c, data_dir, unreadable)
+                found = read(c)
             else:
                 no_details = "Too many tables to show picks and confusion matrices here: compare a smaller folder."
         sections.append(_section(c, number + c.setting.title, found, no_details))
     return sections
 
 
-def _details(c: Comparison, data_dir: Path, unreadable: list[str]) -> Details:
+def _details(
+    data_dir: Path, unreadable: list[str], rows_of: Callable[[Run], PoolRows] | None, c: Comparison
+) -> Details:
     from report.details import details  # imports Pillow, which text for the terminal does not need
 
-    return details(c, data_dir, unreadable)
+    return details(c, data_dir, unreadable, rows_of)
 
 
 def _section(c: Comparison, title: str, found: Details | None, no_details: str) -> Section:

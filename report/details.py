@@ -49,7 +49,10 @@ def _map(
     """The map that the strategies share, or why there is none."""
     run = runs[next(iter(picks))]
     if "features" not in run.config:
-        return None, "No map: these runs work on pixels, so each has embeddings of its own (plot.py --map draws one run)."
+        return (
+            None,
+            "No map: these runs work on pixels, so each has embeddings of its own (plot.py --map draws one run).",
+        )
     try:
         return map_of(rows_of(run), picks, seed), ""
     except UserError as e:

@@ -85,7 +85,8 @@ def _drawable(text: str) -> str:
     return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in characters)
 
 
-def _shortened(text: str, length: int) -> str:
+def shortened(text: str, length: int) -> str:
+    """Drawable text of at most so many characters."""
     text = _drawable(text)
     return text if len(text) <= length else text[: length - 1] + "…"
 
@@ -108,10 +109,10 @@ def _two_lines(label: str, width: int = 26) -> str:
 def _legend_text(curve: Curve, curves: Sequence[Curve]) -> str:
     same = len({c.n_seeds for c in curves}) == 1
     seeds = "" if same else f" ({curve.n_seeds} seed{'s' * (curve.n_seeds > 1)})"
-    return _two_lines(_shortened(curve.label, 60)) + seeds + ("" if curve.complete else "\n(unfinished)")
+    return _two_lines(shortened(curve.label, 60)) + seeds + ("" if curve.complete else "\n(unfinished)")
 
 
-def _write_title(ax: Axes, title: str, width: float) -> None:
+def write_title(ax: Axes, title: str, width: float) -> None:
     """A title to the left above the axes, in lines of about `width` inches."""
     size = 10
     n_characters = int(72 * width / (0.6 * size))  # matplotlib's own wrapping would read dollar signs as mathematics
@@ -168,7 +169,7 @@ def draw_curves(curves: Sequence[Curve], column: str, styles: Mapping[str, Look]
     ax.grid()
     if title:
         ax.set_ylabel(axis_title(column))
-        _write_title(ax, f"{title}\n", 6.8)
+        write_title(ax, f"{title}\n", 6.8)
         ax.text(0, 1.02, caption(curves), transform=ax.transAxes, fontsize=7.5, color=SOFT.light, va="bottom")
         names = [_legend_text(c, curves) for c in curves]
         place: Any = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5), "borderaxespad": 0}
@@ -197,7 +198,7 @@ def draw_gains(gains: Mapping[str, tuple[float, float, float]], unit: str, style
         style, y = line_style(styles[label], 2.0, 8.0), i + 24 / step
         ax.plot([low, high], [y, y], **{**style, "marker": "|", "mec": style["color"], "mew": 2.0, "ls": "-"})
         ax.plot([gain], [y], **{**style, "marker": "o"}, gid=hover(f"{label}: {gain:+.2f} [{low:+.2f}, {high:+.2f}]"))
-        name = ax.text(low, y - 9 / step, _shortened(label, 48), fontsize=PAGE_FONT, va="baseline")
+        name = ax.text(low, y - 9 / step, shortened(label, 48), fontsize=PAGE_FONT, va="baseline")
         name.set_in_layout(False)
         longest = ax.get_xlim()[1] - per_pixel * _text_width(name.get_text(), PAGE_FONT)
         name.set_x(max(min(low, longest), ax.get_xlim()[0]))
@@ -213,7 +214,7 @@ def draw_gains(gains: Mapping[str, tuple[float, float, float]], unit: str, style
 def draw_confusion(classes: Sequence[str], counts: NDArray[np.int64], title: str) -> Figure:
     """The confusion matrix: shade is the share of the true class, the number in a cell is images."""
     n = len(classes)
-    named, names = np.arange(0, n, -(-n // 120)), [_shortened(c, 28) for c in classes]
+    named, names = np.arange(0, n, -(-n // 120)), [shortened(c, 28) for c in classes]
     widest = max(map(len, names))
     side = float(np.clip(0.42 * n + 0.4, 1.8, 14))  # inches
     cell = 72 * side / n  # points
@@ -231,7 +232,7 @@ def draw_confusion(classes: Sequence[str], counts: NDArray[np.int64], title: str
     ax.spines[:].set_visible(False)
     ax.set_xlabel("Predicted class")
     ax.set_ylabel("True class")
-    _write_title(ax, title, side + 1)
+    write_title(ax, title, side + 1)
     if n <= 30:
         _write_counts(ax, counts, min(font, 30 / max(len(str(counts.max())), 2) if n > 12 else font))
     bar = fig.add_axes(((side + 0.45) / size[0], 0.3 / size[1], 0.14 / size[0], min(side, 5) / size[1]))

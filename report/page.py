@@ -13,8 +13,9 @@ from report.comparison import BETTER, IS_BASELINE, NOTHING, SAME, UNDECIDED, WOR
 from report.curves import axis_title
 from report.figures import draw_curves, draw_gains
 from report.figures_looks import Look, looks, page_colors
+from report.figures_map import draw_page_map, step_color
 from report.figures_svg import svg, swatch
-from report.tree import Charts, Matrix, Report
+from report.tree import Charts, Matrix, PoolMap, Report
 
 NBSP = "\u00a0"
 SHORT = {
@@ -41,7 +42,7 @@ def as_html(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"parts": _parts, "unbroken": _unbroken, "shortened": _shortened, "base64": _base64}
+    environment.filters |= {"parts": _parts, "unbroken": _unbroken, "shortened": _short_name, "base64": _base64}
     environment.tests["matrix"] = lambda value: isinstance(value, Matrix)
     styles = looks(report.labels)
     environment.globals |= {
@@ -50,6 +51,8 @@ def as_html(report: Report) -> str:
         "swatch": lambda label: Markup(swatch(styles[label])),
         "curves": lambda charts, number: _curves(charts, number, styles),
         "gains": lambda charts, number: _gains(charts, number, styles),
+        "map_of": _map,
+        "step_color": lambda i: step_color(i).name,
     }
     return environment.get_template("page.html").render(report=report, colors=page_colors())
 
@@ -67,6 +70,11 @@ def _gains(charts: Charts, number: int, styles: dict[str, Look]) -> Markup:
     return Markup(svg(figure, f"gains-{number}", charts.gain_axis))
 
 
+def _map(found: PoolMap, label: str, name: str) -> Markup:
+    """The map of one strategy; the legend is the page's."""
+    return Markup(svg(draw_page_map(found, label), f"map-{name}", f"Where in the pool {label} labeled images"))
+
+
 def _parts(text: str) -> list[str]:
     """The parts of a cell between which a line may break: the words of a name, a number and its interval."""
     if re.match(r"[-+]?[\d.,]+ [\[±]", text):
@@ -81,7 +89,7 @@ def _unbroken(text: str) -> str:
     return text.replace(" %", f"{NBSP}%").replace("± ", f"±{NBSP}")
 
 
-def _shortened(name: str) -> str:
+def _short_name(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
 
 

@@ -43,6 +43,10 @@ SETTING_TYPES: dict[str, type] = {
     "n_train": int,
     "img_size": int,
     "strategy_args": dict,
+    "features": str,
+    "features_size": int,
+    "n_val": int,
+    "imbalance": float,
 }
 
 

@@ -43,8 +43,8 @@ class Transform(NamedTuple):
         longest = MAX_RATIO * min(image.size)
         if max(image.size) > longest:
             image = _middle(image, min(image.width, longest), min(image.height, longest))
-        scale = self.resize_to / min(image.size)
-        width, height = (self.resize_to,) * 2 if self.squash else (int(scale * side) for side in image.size)
+        shorter = min(image.size)
+        width, height = (self.resize_to if self.squash else self.resize_to * n // shorter for n in image.size)
         image = image.resize((width, height), Image.Resampling[self.interpolation.upper()])
         return np.asarray(_middle(image, self.size, self.size))
 

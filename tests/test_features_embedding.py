@@ -11,7 +11,7 @@ from torch import nn
 from toy_backbone import TRANSFORM, toy
 
 from features import embedding
-from features.embedding import embed
+from features.embedding import embed, network_pass
 from features.sources import ImageArray
 from images import workers
 from utils import UserError
@@ -40,10 +40,19 @@ def without_fork(monkeypatch):
 def test_a_device_fed_by_workers_gives_the_rows_of_workers(monkeypatch, start):
     source = Holed(IMAGES, TRANSFORM)
     rows, unreadable = rows_of(embed(source, toy(), CPU, start))
+    readable = [i for i in range(start, 300) if i not in unreadable]
+    assert np.abs(rows - network_pass(toy(), CPU)(IMAGES[readable]).numpy()).max() < 2e-3
     without_fork(monkeypatch)
     others, others_unreadable = rows_of(embed(source, toy(), CPU, start))
     assert (rows == others).all()
     assert unreadable == others_unreadable == dict.fromkeys([i for i in (0, 31, 32, 299) if i >= start], "hole")
+
+
+def test_rows_of_many_batches_are_in_order(monkeypatch):
+    """More of them than are computed ahead."""
+    monkeypatch.setattr(embedding, "TASK_SIZE", 2)
+    blocks = [*embed(ImageArray(IMAGES, TRANSFORM), toy(), CPU)]
+    assert [b.start for b in blocks] == [*range(0, 300, 2)]
 
 
 def test_rows_do_not_depend_on_where_embedding_stopped():

@@ -26,6 +26,16 @@ def test_transform_is_that_of_timm(side, mode, filter_name, crop_pct):
     assert np.abs(x.transpose(2, 0, 1) - theirs(image).numpy()).max() < 1e-5
 
 
+@pytest.mark.parametrize("resize_to", [128, 146, 160, 224])
+def test_shorter_side_is_exact(resize_to, monkeypatch):
+    """Rounded down, it would leave a black line at the edge."""
+    transform, sizes = TRANSFORM._replace(size=8, resize_to=resize_to), set()
+    monkeypatch.setattr(Image.Image, "resize", lambda image, size, _: (sizes.add(min(size)), image)[1])
+    for side in range(8, 500):
+        transform.of(Image.new("RGB", (side, side + 1)))
+    assert sizes == {resize_to}
+
+
 def test_only_the_middle_of_a_strip_is_resized():
     strip = np.zeros((4, 4000, 3), np.uint8)
     strip[:, 1990:2010] = 255

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,10 @@ from torch import Tensor
 from features.backbones import load_backbone
 from features.cache import cached_features, features_of_arrays
 from features.rows import Frozen, feature_stats
-from files import alone
-from images.cache import cache_folders, cached_images, first_writable
-from images.cifar10 import download_cifar10
+from images.cache import cached_images
+from images.cifar10 import cifar10_folder
 from images.content import channel_stats, content_digest
-from images.listing import File, folder_of, list_folder, lowest_fifth, visible
+from images.listing import File, list_folder, lowest_fifth, visible
 from utils import UserError, warn
 
 MIN_SIZE, MAX_SIZE = 8, 1024  # pixels a side: below, no network has anything to convolve; above, memory explodes
@@ -302,10 +302,9 @@ def embedded(name: str, data_dir: Path, skip_unreadable: bool, frozen: Frozen) -
     """A data set that is no folder, with its images replaced by features of them at the size of the backbone."""
     backbone = load_backbone(frozen.name, frozen.size, frozen.weights)
     data = DATASETS[name](data_dir, backbone.size, skip_unreadable)
-    sizes = [len(split) for split in data.splits.values()]
     images = torch.cat([split.inputs.batch(0, len(split), CPU) for split in data.splits.values()])
     x = features_of_arrays(channels_last(images).numpy(), backbone, frozen.device, name, data_dir)
-    rows = dict(zip(data.splits, x.split(sizes), strict=True))
+    rows = dict(zip(data.splits, x.split([len(s) for s in data.splits.values()]), strict=True))
     splits = {part: replace(split, inputs=Inputs(rows[part])) for part, split in data.splits.items()}
     digest = hashlib.sha256(repr((data.digest, sorted(backbone.facts.items()))).encode()).hexdigest()
     mean, std = feature_stats(splits["train"].inputs.x)
@@ -328,24 +327,11 @@ class Folder:
         return load_folder(self.find(data_dir), data_dir, img_size, skip_unreadable)
 
 
-def _named(name: str) -> Callable[[Path], Path]:
-    def find(data_dir: Path) -> Path:
-        root = data_dir / name
-        if not root.is_dir():
-            raise UserError(f"{root} is missing; put the images there as train/<class>/* and test/<class>/*")
-        return root
-
-    return find
-
-
-def _cifar10(data_dir: Path) -> Path:
-    """CIFAR-10 from DATA_CIFAR10/ or CIFAR10/ or, failing both, downloaded and written as CIFAR10/ in PNG files."""
-    if folder := folder_of("CIFAR10", data_dir):
-        return folder
-    with alone(first_writable(cache_folders(data_dir)) / "CIFAR10.lock", "downloading CIFAR-10"):
-        if not (data_dir / "CIFAR10").is_dir():
-            download_cifar10(data_dir)
-    return data_dir / "CIFAR10"
+def _existing(name: str, data_dir: Path) -> Path:
+    root = data_dir / name
+    if not root.is_dir():
+        raise UserError(f"{root} is missing; put the images there as train/<class>/* and test/<class>/*")
+    return root
 
 
 def digits(data_dir: Path, img_size: int, skip_unreadable: bool) -> ImageData:
@@ -361,8 +347,8 @@ def digits(data_dir: Path, img_size: int, skip_unreadable: bool) -> ImageData:
 
 # A function takes the folder of the data sets, the side of the images in pixels, and whether to skip unreadable images.
 DATASETS: dict[str, Callable[[Path, int, bool], ImageData]] = {
-    "CIFAR10": Folder(_cifar10),
-    "DaninhasDataset": Folder(_named("DaninhasDataset")),
+    "CIFAR10": Folder(cifar10_folder),
+    "DaninhasDataset": Folder(partial(_existing, "DaninhasDataset")),
     "Digits": digits,
 }
 

@@ -11,10 +11,23 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
+from files import alone
+from images.cache import cache_folders, first_writable
+from images.listing import folder_of
 from utils import UserError, warn
 
 
-def download_cifar10(data_dir: Path) -> None:
+def cifar10_folder(data_dir: Path) -> Path:
+    """The folder of CIFAR-10: DATA_CIFAR10/ or CIFAR10/, or else CIFAR10/ after a download, in PNG files."""
+    if folder := folder_of("CIFAR10", data_dir):
+        return folder
+    with alone(first_writable(cache_folders(data_dir)) / "CIFAR10.lock", "downloading CIFAR-10"):
+        if not (data_dir / "CIFAR10").is_dir():
+            _download(data_dir)
+    return data_dir / "CIFAR10"
+
+
+def _download(data_dir: Path) -> None:
     """Write the images to `data_dir`/CIFAR10 in the layout train/<class>/*, test/<class>/*.
 
     The files that torchvision downloads are removed, unless they existed before.

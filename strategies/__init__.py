@@ -8,17 +8,22 @@ from typing import Any
 
 from strategies.adversarial_bim import AdversarialBIM
 from strategies.adversarial_margin import AdversarialMargin
+from strategies.alfa_mix import ALFAMix
 from strategies.badge import BADGE
+from strategies.bait import BAIT
 from strategies.base import Strategy, hyperparameters
+from strategies.batchbald import BatchBALD
 from strategies.bayesian_active_learning_disagreement import BayesianActiveLearningDisagreement
 from strategies.cluster_based_selection import ClusterBasedSelection
 from strategies.dropquery import DropQuery
 from strategies.entropy_sampling import EntropySampling
+from strategies.epig import EPIG
 from strategies.falcun import FALCUN
 from strategies.k_center_greedy import KCenterGreedy
 from strategies.least_confidence import LeastConfidence
 from strategies.margin_sampling import MarginSampling
 from strategies.random_sampling import RandomSampling
+from strategies.typiclust import TypiClust
 from strategies.uncertainty_sampling_with_dropout_estimation import UncertaintySamplingWithDropoutEstimation
 from utils import UserError
 
@@ -34,8 +39,13 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "AdversarialBIM": AdversarialBIM,
     "KCenterGreedy": KCenterGreedy,
     "BADGE": BADGE,
+    "TypiClust": TypiClust,
+    "BAIT": BAIT,
+    "EPIG": EPIG,
+    "BatchBALD": BatchBALD,
     "DropQuery": DropQuery,
     "FALCUN": FALCUN,
+    "ALFAMix": ALFAMix,
 }
 
 # The names of DeepAL's scripts: what they are here, and with which arguments.

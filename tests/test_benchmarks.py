@@ -37,12 +37,18 @@ ROOT = Path(__file__).parent.parent
             ["embedding", "second start", "linear probe"],
             [r"least cosine with other 0\.99", "the same digest", "test accuracy"],
         ),
+        (
+            "modern_candidates",
+            ["DropQuery", "ALFAMix", "FALCUN", "MarginSampling, noise=power"],
+            ["100.00 % of images the same"],
+        ),
         ("gpu", ["training", "query, AdversarialBIM", "demo.py, ResNet9"], ["same class for 100.00 %"]),
     ],
 )
 def test_benchmark_runs(name, cases, checks, tmp_path):
     words = {"scale": ["--tiny"], "accuracy": ["SmallCNN", "--dataset_name", "Digits", "--n_labeled", "30"]}
     words["noise"] = ["--tiny", "--figure", str(tmp_path / "noise.png")]
+    words["modern_candidates"] = ["--tiny"]
     words["many_runs"] = ["--n_runs", "2", "--min_steps", "2"]
     arguments = words.get(name, ["--tiny", "--data_dir", str(tmp_path)])
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *arguments]

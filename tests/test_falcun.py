@@ -80,6 +80,18 @@ def test_certain_rows_are_drawn_when_nothing_else_is_left():
         assert sorted(falcun(probs, 4, 0.5, stream(seed)).tolist()) == [0, 1, 2, 3]
 
 
+class Lowest:
+    """A generator that draws the lowest number there is."""
+
+    def random(self):
+        return 0.0
+
+
+def test_a_row_of_weight_zero_is_never_drawn_before_others():
+    probs = torch.tensor([[1.0, 0.0], [0.6, 0.4], [1.0, 0.0], [0.7, 0.3]])
+    assert falcun(probs, 2, 10.0, Lowest()).tolist()[0] == 1
+
+
 @pytest.mark.parametrize("n", [1, 2, 60])
 def test_picks_are_different(n):
     picks = falcun(predictions(60, 5), n, 10.0, stream(0))

@@ -163,8 +163,8 @@ def test_dropout_strategy_refuses_a_network_without_dropout(name, pool):
 @ALL
 def test_a_strategy_declares_that_it_needs_dropout_if_and_only_if_it_uses_it(name, pool, learner, monkeypatch):
     passes = []
-    dropout_probs = learner.dropout_probs
-    monkeypatch.setattr(learner, "dropout_probs", lambda *a, **k: passes.append(1) or dropout_probs(*a, **k))
+    dropout_head = learner.dropout_head
+    monkeypatch.setattr(learner, "dropout_head", lambda *a: passes.append(1) or dropout_head(*a))
     ask(name, pool, learner, 3)
     assert STRATEGIES[name].needs_dropout == bool(passes)
 

@@ -180,19 +180,35 @@ class Learner:
         Raises:
             UserError: the network has no dropout, or its embeddings or weights are NaN or infinite.
         """
-        head, p = self.net.head, self.net.dropout.p
-        if not self.has_dropout:
-            raise UserError("dropout passes need a network with dropout; this one was trained with --dropout 0")
-        n_classes, n_features = head.weight.shape
-        mask = torch.from_numpy(rng.random((n_drop, n_features)) >= p).to(self.device)
-        weights = head.weight * mask[:, None] / (1 - p)  # (K, C, D)
+        head = self.dropout_head(n_drop, rng)
 
         def passes(x: Tensor) -> tuple[Tensor, Tensor]:
             h = self._embed(x)
-            logits = h @ weights.flatten(0, 1).T  # (B, K C)
-            probs = (logits.unflatten(1, (n_drop, n_classes)) + head.bias).softmax(-1)  # (B, K, C)
+            probs = head(h)
             part = h.sum() + probs[-1].sum()  # one row shows all weights
             return probs if reduce is None else reduce(probs.transpose(0, 1)), part
 
         result = self._map_finite(passes, inputs)
         return result.transpose(0, 1) if reduce is None else result
+
+    def dropout_head(self, n_drop: int, rng: np.random.Generator) -> Callable[[Tensor], Tensor]:
+        """The head of K networks, each with its own dropout mask: embeddings (B, D) to probabilities (B, K, C).
+
+        Args:
+            n_drop: K.
+            rng: draws the masks.
+
+        Raises:
+            UserError: the network has no dropout.
+        """
+        head, p = self.net.head, self.net.dropout.p
+        if not self.has_dropout:
+            raise UserError("dropout passes need a network with dropout; this one was trained with --dropout 0")
+        n_classes, n_features = head.weight.shape
+        mask = torch.from_numpy(rng.random((n_drop, n_features)) >= p).to(self.device)
+        weights = (head.weight * mask[:, None] / (1 - p)).flatten(0, 1)  # (K C, D)
+
+        def probs(h: Tensor) -> Tensor:
+            return ((h @ weights.T).unflatten(1, (n_drop, n_classes)) + head.bias).softmax(-1)
+
+        return probs

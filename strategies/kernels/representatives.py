@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from strategies.base import Idxs
+from strategies.kernels.distances import sq_norms
 from strategies.kernels.k_means import k_means, nearest_members
 
 
@@ -36,7 +36,8 @@ def representatives(h: Tensor, candidates: Idxs, n: int, rng: np.random.Generato
     if len(candidates) <= n:
         others = np.setdiff1d(np.arange(len(h)), candidates)
         return np.concatenate([shuffled, rng.choice(others, n - len(candidates), replace=False)])
-    x = F.normalize(h[torch.from_numpy(shuffled).to(h.device)])
+    x = h[torch.from_numpy(shuffled).to(h.device)]
+    x.div_(sq_norms(x).sqrt_().clamp_min_(1e-12)[:, None])
     centroids, assignment = k_means(x, n, rng)
     nearest = nearest_members(x, centroids, assignment)
     largest = torch.bincount(assignment, minlength=n).argsort(descending=True, stable=True)

@@ -21,3 +21,8 @@ def rearranged(x: Tensor, order: Idxs) -> Tensor:
     for columns in x.split(COLUMNS, dim=1):
         columns.copy_(columns[rows])
     return x
+
+
+def directions(x: Tensor) -> Tensor:
+    """Rows divided by their length, in the memory of x, whose old content is lost; rows of zeros stay. Shape (U, D)."""
+    return x.div_(torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min_(1e-12))

@@ -156,7 +156,7 @@ def main() -> None:
             ceiling = bf16_rate(e.device, 256 if args.tiny else 8192)
             header(f"{name}, {datetime.date.today()}, {ceiling / 1e12:.1f} TFLOP/s in a bf16 product; seconds")
         pool = Pool(e.data.train.inputs.to(e.device), len(e.data.classes))
-        first = e.first_labels()
+        first = e.first_labels
         pool.label(first, e.data.train.labels[first])
         learner = engine(e, pool, ceiling) if "engine" in args.only else None
         if "queries" in args.only:

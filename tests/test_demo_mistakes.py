@@ -17,7 +17,7 @@ from utils import UserError
     ("flags", "message"),
     [
         ({"strategy_name": "Nonsense"}, "--strategy_name Nonsense: must be one of RandomSampling"),
-        ({"strategy_args": "n=3"}, "takes no arguments"),
+        ({"strategy_name": "RandomSampling", "strategy_args": "n=3"}, "takes no arguments"),
         ({"dataset_name": "Nonsense"}, "Beasts"),
         ({"dataset_name": "../Beasts"}, "a folder in"),
         ({"dataset_name": "DaninhasDataset"}, "DaninhasDataset is missing"),
@@ -117,6 +117,9 @@ def test_picks_that_are_not_in_the_dataset_are_refused(run, capsys, old, new):
     _, folder = run()
     text = (folder / "queries.csv").read_text()
     (folder / "queries.csv").write_text(text.replace(old, new))
+    assert run(n_round=4)[0] == 2
+    assert "its picks up to round 3 are not those of last_round.json" in capsys.readouterr().err
+    (folder / "last_round.json").unlink()
     assert run(n_round=4)[0] == 2
     assert "in this dataset" in capsys.readouterr().err
 

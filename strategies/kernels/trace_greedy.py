@@ -13,7 +13,7 @@ from strategies.kernels.precision import wide_type
 from utils import UserError
 
 Positions = NDArray[np.int64]
-CHECKED = 64  # rows with the largest float32 gains, of which float64 finds the largest
+CHECKED = 16  # rows with the largest float32 gains, of which float64 finds the largest
 DRIFT = (
     1e-4  # error of those gains, as a share of the largest, from which all are measured anew (then it is about 1e-6)
 )

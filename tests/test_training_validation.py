@@ -15,7 +15,7 @@ from data import Inputs, Split
 from nets import NETS
 from training.loop import train
 from training.recipe import Recipe
-from training.validation import Best, Quality, quality_of, temperature
+from training.validation import Best, Quality, most_likely_temperature, quality_of
 from utils import UserError, stream
 
 
@@ -159,7 +159,7 @@ def test_temperature_is_found(true):
     generator = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn(20_000, 5, generator=generator)
     labels = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
-    assert temperature(true * logits, labels) == pytest.approx(true, rel=0.05)
+    assert most_likely_temperature(true * logits, labels) == pytest.approx(true, rel=0.05)
 
 
 def test_a_calibrated_training_changes_confidence_and_no_prediction():

@@ -74,7 +74,7 @@ def quality_of(logits: Tensor, labels: Tensor) -> Quality:
     return Quality(float(accuracy), -float(F.cross_entropy(logits, labels)))
 
 
-def temperature(logits: Tensor, labels: Tensor) -> float:
+def most_likely_temperature(logits: Tensor, labels: Tensor) -> float:
     """What to divide logits by so that their probabilities have the highest likelihood.
 
     Source: Guo et al., "On calibration of modern neural networks", ICML 2017, section 4.2.
@@ -100,7 +100,7 @@ def temperature(logits: Tensor, labels: Tensor) -> float:
 def calibrate(net: Net, validation: Split, device: torch.device) -> None:
     """Divide the logits by their best temperature, which is folded into the head: no class changes its rank."""
     net.eval()
-    divisor = temperature(*logits_of(net, validation, device))
+    divisor = most_likely_temperature(*logits_of(net, validation, device))
     with torch.no_grad():
         net.head.weight.div_(divisor)
         net.head.bias.div_(divisor)

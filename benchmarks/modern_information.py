@@ -37,7 +37,7 @@ Picks = NDArray[np.int64]
 def plain_bait(x: Tensor, labeled: Tensor, n: int) -> Picks:
     """All gains from the inverse, before every pick: four products of the pool with a matrix (D, D)."""
     n_labeled, d = labeled.shape
-    inverse = (torch.eye(d) + labeled.T @ labeled / (n_labeled + n)).inverse()
+    inverse = (torch.eye(d, dtype=x.dtype) + labeled.T @ labeled / (n_labeled + n)).inverse()
     fisher = (x.T @ x + labeled.T @ labeled) / (len(x) + n_labeled)
     x = x * (n / (n_labeled + n)) ** 0.5
     picks: list[int] = []
@@ -70,7 +70,7 @@ def plain_batchbald(probs: Tensor, n: int, n_outcomes: int) -> Picks:
     """Joint entropies of all candidates with the picks, before every pick, with the outcomes that ours has."""
     wide, draw, k = wide_probs(probs), rng(), probs.shape[1]
     outcomes = Outcomes(wide.new_ones(1), wide.new_full((1, k), 1 / k))
-    conditional = -wide.xlogy(wide).sum(2).mean(1)
+    surprise = -wide.xlogy(wide).sum(2)
     picks: list[int] = []
     while len(picks) < n:
         scores = []
@@ -78,7 +78,7 @@ def plain_batchbald(probs: Tensor, n: int, n_outcomes: int) -> Picks:
             given = (outcomes.networks @ some.permute(1, 0, 2).flatten(1)).clamp_min(1e-300)
             entropies = outcomes.mass @ -(given.log() * given)
             scores.append(entropies.unflatten(0, (len(some), -1)).sum(1))
-        gains = torch.cat(scores) - conditional
+        gains = torch.cat(scores) - surprise @ (outcomes.mass @ outcomes.networks)
         gains[picks] = -torch.inf
         picks.append(int(gains.argmax()))
         outcomes = outcomes.with_pick(wide[picks[-1]], n_outcomes, draw)
@@ -104,9 +104,14 @@ def bait_case(timer: Timer, n_rows: int, d: int, n_labeled: int, n: int) -> None
     """Against the published form, on a part of the pool."""
     x = fisher_embeddings(predictions(n_rows + n_labeled, 10), embeddings(n_rows + n_labeled, d))
     x, labeled = x[:n_rows], x[n_rows:]
-    ours, other, peak, picks, exact = timer.compare(lambda: bait(x, labeled, n), lambda: plain_bait(x, labeled, n))
-    size, same = f"{n_rows} x {d}, L={n_labeled}, k={n}", int((picks == exact).sum())
-    row("BAIT / products with matrices a pick", size, ours, other, peak, f"{same} of {n} picks the same")
+    ours, other, peak, _, _ = timer.compare(lambda: bait(x, labeled, n), lambda: plain_bait(x, labeled, n))
+    part, few = (
+        x[: n_rows // 5],
+        max(1, n // 4),
+    )  # float32 loses digits in the plain form, and float64 takes twice as long
+    same = int((bait(part, labeled, few) == plain_bait(part.double(), labeled.double(), few)).sum())
+    size, remark = f"{n_rows} x {d}, L={n_labeled}, k={n}", f"{same} of {few} picks as in float64 on {len(part)} rows"
+    row("BAIT / products with matrices a pick", size, ours, other, peak, remark)
 
 
 def query_case(timer: Timer, name: str, n_rows: int, d: int, n_classes: int, n_labeled: int, n: int) -> None:

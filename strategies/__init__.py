@@ -15,6 +15,7 @@ from strategies.base import Strategy, hyperparameters
 from strategies.batchbald import BatchBALD
 from strategies.bayesian_active_learning_disagreement import BayesianActiveLearningDisagreement
 from strategies.cluster_based_selection import ClusterBasedSelection
+from strategies.cluster_margin import ClusterMargin
 from strategies.dropquery import DropQuery
 from strategies.entropy_sampling import EntropySampling
 from strategies.epig import EPIG
@@ -22,8 +23,10 @@ from strategies.falcun import FALCUN
 from strategies.k_center_greedy import KCenterGreedy
 from strategies.least_confidence import LeastConfidence
 from strategies.margin_sampling import MarginSampling
+from strategies.max_herding import MaxHerding
 from strategies.random_sampling import RandomSampling
 from strategies.typiclust import TypiClust
+from strategies.uherding import UHerding
 from strategies.uncertainty_sampling_with_dropout_estimation import UncertaintySamplingWithDropoutEstimation
 from utils import UserError
 
@@ -40,6 +43,9 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "KCenterGreedy": KCenterGreedy,
     "BADGE": BADGE,
     "TypiClust": TypiClust,
+    "MaxHerding": MaxHerding,
+    "UHerding": UHerding,
+    "ClusterMargin": ClusterMargin,
     "BAIT": BAIT,
     "EPIG": EPIG,
     "BatchBALD": BatchBALD,

@@ -42,13 +42,23 @@ ROOT = Path(__file__).parent.parent
             ["DropQuery", "ALFAMix", "FALCUN", "MarginSampling, noise=power"],
             ["100.00 % of images the same"],
         ),
+        (
+            "modern_coverage",
+            ["TypiClust", "MaxHerding / all kernels, float64", "UHerding, whole pool", "ClusterMargin, whole pool"],
+            ["5 of 5 picks the same"],
+        ),
+        (
+            "modern_information",
+            ["BAIT", "query, BAIT", "EPIG", "BatchBALD", "query, BatchBALD"],
+            ["1 of 1 picks as in float64", "scores within .e-0[789]", "4 of 4 picks the same"],
+        ),
         ("gpu", ["training", "query, AdversarialBIM", "demo.py, ResNet9"], ["same class for 100.00 %"]),
     ],
 )
 def test_benchmark_runs(name, cases, checks, tmp_path):
     words = {"scale": ["--tiny"], "accuracy": ["SmallCNN", "--dataset_name", "Digits", "--n_labeled", "30"]}
     words["noise"] = ["--tiny", "--figure", str(tmp_path / "noise.png")]
-    words["modern_candidates"] = ["--tiny"]
+    words["modern_candidates"] = words["modern_information"] = words["modern_coverage"] = ["--tiny"]
     words["many_runs"] = ["--n_runs", "2", "--min_steps", "2"]
     arguments = words.get(name, ["--tiny", "--data_dir", str(tmp_path)])
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *arguments]

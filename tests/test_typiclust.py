@@ -92,8 +92,8 @@ def test_duplicates_are_different_picks():
 
 def test_distances_are_measured_once_in_the_clusters_that_are_picked_from(monkeypatch):
     measured = []
-    nearest = module._nearest
-    monkeypatch.setattr(module, "_nearest", lambda x, k: measured.append((len(x), k)) or nearest(x, k))
+    nearest = module.nearest_others
+    monkeypatch.setattr(module, "nearest_others", lambda x, k: measured.append((len(x), k)) or nearest(x, k))
     assignment = torch.from_numpy(np.repeat([0, 1, 2], [500, 300, 200]))
     most_typical(normal(1000, 4), assignment, np.arange(100), 2)
     assert measured == [(300, 84), (200, 84)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from strategies.kernels.distances import NOT_FINITE
+from strategies.kernels.distances import NOT_FINITE, rounding
 from strategies.kernels.precision import wide_probs
 from utils import UserError
 
@@ -19,6 +20,7 @@ BLOCK = 2**19  # numbers held at once: 4 MB, which a CPU cache holds
 SAME = 1e-12  # gains that differ by a smaller share are a tie
 GROUPS = 256  # that outcomes are merged to for bounds; the fastest of 64 to 512 for K = 50, C = 10
 ROUNDS = 2  # of the clustering that merges them
+FINALISTS = 16  # images measured at once in float64, of which one will do
 
 
 @dataclass
@@ -37,12 +39,20 @@ class Outcomes:
         """What the class of each image would say about the networks beyond these outcomes, in nats. Shape (B,).
 
         Args:
-            probs: Shape (B, K, C), in `wide_type`.
+            probs: in the type of these outcomes. Shape (B, K, C).
         """
         n_rows, n_passes, n_classes = probs.shape
         known = _surprise(probs).sum(2) @ (self.mass @ self.networks)  # where the network is known
         joint = self.networks @ probs.permute(1, 0, 2).reshape(n_passes, -1)
         return (self.mass @ _surprise(joint)).unflatten(0, (n_rows, n_classes)).sum(1) - known
+
+    def rough(self) -> Outcomes:
+        """The same in float32."""
+        return Outcomes(self.mass.float(), self.networks.float())
+
+    def room(self, n_classes: int) -> float:
+        """By how much float32 gains may be off, in nats; entropies are at most ln C. Half of it is the most seen."""
+        return rounding(max(self.networks.shape)) * math.log(n_classes)
 
     def merged(self, n_groups: int) -> Outcomes:
         """At most so many groups of outcomes, each of outcomes that say similar things about the networks.
@@ -66,7 +76,8 @@ class Outcomes:
     def with_pick(self, probs: Tensor, n_most: int, rng: np.random.Generator) -> Outcomes:
         """The outcomes with the class of one more image: all that are possible, or a sample if these are too many.
 
-        The sample is systematic: the numbers of copies differ from their expectation by less than 1.
+        The sample is stratified: one draw from each n_most-th of the mass. One random number for all of them would give
+        all outcomes of equal mass the same class.
 
         Args:
             probs: of the picked image. Shape (K, C), in `wide_type`.
@@ -77,7 +88,7 @@ class Outcomes:
         chosen = mass.nonzero()[:, 0]
         mass = mass[chosen]
         if len(chosen) > n_most:
-            points = (torch.arange(n_most, device=mass.device, dtype=mass.dtype) + rng.random()) / n_most
+            points = torch.from_numpy((np.arange(n_most) + rng.random(n_most)) / n_most).to(mass)
             drawn = torch.searchsorted(mass.cumsum(0) / mass.sum(), points).clamp_max(len(mass) - 1)
             drawn, copies = drawn.unique_consecutive(return_counts=True)
             chosen, mass = chosen[drawn], copies.to(mass.dtype)
@@ -92,10 +103,10 @@ def joint_information_greedy(
     """Pick images one by one, each the one whose class says most about the networks beyond the classes of the others.
 
     While the possible combinations of the picked images' classes, the outcomes, are at most n_outcomes, all are counted
-    and the information is exact. An image's gain never grows with the picks, so its last one is an upper bound, and so
-    is its gain beyond groups of outcomes. Only images whose bounds are the largest are looked at again; the picks are
-    those of computing all gains before each of them. When there are more outcomes, they are sampled; then gains, and
-    that they never grow, hold up to the error of the sample.
+    and the information is exact. An image's gain never grows with the picks, so its last one is an upper bound. So is
+    its gain beyond groups of outcomes, and one in float32 with room for rounding. Only images whose bounds are the
+    largest are looked at again; the picks are those of computing all gains before each of them. When there are more
+    outcomes, they are sampled; then gains, and that they never grow, hold up to the error of the sample.
 
     Source: Kirsch, van Amersfoort, Gal, "BatchBALD", NeurIPS 2019, algorithm 1; the lazy order: Minoux, 1978.
     Deviations: with each pick the sample is extended, not drawn anew; a gain is the mean over the outcomes of what the
@@ -125,16 +136,20 @@ def joint_information_greedy(
     bounds = np.full(n_rows, np.inf)  # of what an image adds
     picks: list[int] = []
     while True:
-        levels = [outcomes.merged(GROUPS), outcomes] if len(outcomes.mass) > 2 * GROUPS else [outcomes]
+        levels = [outcomes.rough(), outcomes]
+        if len(outcomes.mass) > 2 * GROUPS:
+            levels.insert(0, outcomes.merged(GROUPS).rough())
         done = np.zeros(n_rows, np.int64)  # levels an image has been looked at on; after all, its bound is its gain
         while (level := done[pick := _first_largest(bounds)]) < len(levels):
-            size = max(1, BLOCK // (max(len(levels[level].mass), n_passes) * n_classes))
-            some = _largest(bounds, done, level, size)
-            gains = levels[level].gains(wide_probs(probs_of(torch.from_numpy(some)))).clamp_min(0).cpu().numpy()
+            given, last = levels[level], level == len(levels) - 1
+            size = max(1, BLOCK // (max(len(given.mass), n_passes) * n_classes))
+            some = _largest(bounds, done, level, min(size, FINALISTS) if last else size)
+            probs = probs_of(torch.from_numpy(some))
+            gains = given.gains(wide_probs(probs) if last else probs.float()).clamp_min(0).cpu().numpy()
             if not np.isfinite(gains).all():
                 raise UserError(NOT_FINITE)
-            last = level == len(levels) - 1
-            bounds[some], done[some] = gains if last else np.minimum(gains, bounds[some]), level + 1
+            bounds[some] = gains if last else np.minimum(gains + given.room(n_classes), bounds[some])
+            done[some] += 1
         picks.append(pick)
         if len(picks) == n:
             return np.array(picks)

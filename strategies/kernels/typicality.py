@@ -72,11 +72,10 @@ def _turns(order: Idxs, n_left: Idxs) -> Iterable[int]:
 
 def _one_by_one(x: Tensor, n: int, n_neighbors: int) -> list[int]:
     """Positions of n rows, each the most typical of those that are not picked yet."""
-    x = x.to(wide_type(x))
     rows = np.arange(len(x))
     picks: list[int] = []
     while True:
-        neighbors, distances = _nearest(x, n_neighbors + SPARE)
+        neighbors, distances = nearest_others(x, n_neighbors + SPARE)
         left = np.ones(len(x), bool)
         for _ in range(min(SPARE, n - len(picks))):
             k = min(n_neighbors, max(1, left.sum() // 2))
@@ -92,8 +91,17 @@ def _one_by_one(x: Tensor, n: int, n_neighbors: int) -> list[int]:
         rows, x = rows[left], x[torch.from_numpy(left).to(x.device)]
 
 
-def _nearest(x: Tensor, k: int) -> tuple[Idxs, NDArray[np.float64]]:
-    """Positions of each row's k nearest other rows, or of all if there are fewer, and the distances, ascending."""
+def nearest_others(x: Tensor, k: int) -> tuple[Idxs, NDArray[np.float64]]:
+    """Positions of each row's k nearest other rows, or of all if there are fewer, and the distances, ascending.
+
+    Args:
+        x: Shape (U, D).
+        k: at least 1.
+
+    Returns:
+        Two arrays (U, min(k, U - 1)).
+    """
+    x = x.to(wide_type(x))
     k = min(k, len(x) - 1)
     sq = x.square().sum(1)
     neighbors, distances = sq.new_empty(len(x), k, dtype=torch.int64), sq.new_empty(len(x), k)

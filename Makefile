@@ -16,7 +16,7 @@ test: .venv/installed-dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	$(PY) -m pytest --numprocesses auto --dist loadfile
+	$(PY) -m pytest
 
 format: .venv/installed-dev
 	.venv/bin/ruff check --fix .

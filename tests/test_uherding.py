@@ -49,6 +49,10 @@ def test_temperature_has_the_smallest_calibration_error(n_classes, sharpness):
     assert (got > 1.5) == (sharpness >= 3)
 
 
+def test_of_equally_good_temperatures_the_lowest_is_taken():
+    assert best_temperature(torch.zeros(30, 4), np.arange(30) % 4) == 1.0
+
+
 def test_temperature_comes_from_images_that_the_head_was_not_trained_on(monkeypatch):
     """Wrong labels, which the head learns by heart, make it certain; of those held out it knows nothing."""
     pools, chosen = [], []

@@ -318,7 +318,8 @@ def one_round(e: Experiment, run: RunFolder, pool: Pool, test: Inputs, round: in
         among = candidates(pool, learner, c.get("candidates"), c.get("candidates_by", "random"), c["seed"], round)
         query_learner = learner.configured(c["score_bf16"], c["screen"])  # for the query alone: metrics are of float32
         rng = stream(c["seed"], "query", round)
-        picks = e.strategy(pool, query_learner, rng, **e.strategy_args).query(n, among)
+        strategy = e.strategy(pool, query_learner, rng, **e.strategy_args)
+        picks = strategy.query(n) if among is None else strategy.query(n, among)
     query_seconds = time.perf_counter() - measured if len(picks) else 0.0
     result = Round(round, n_labeled, metrics, train_seconds, measured - start, query_seconds)
     new = to_queries(e.data, round + 1, picks)

@@ -155,7 +155,7 @@ def test_a_strategy_cannot_reach_labels_nobody_paid_for(run, queried):
     assert len(strategies) == 2
     assert leaked == []
     for strategy in strategies:
-        assert vars(strategy).keys() == {"pool", "learner", "rng"}
+        assert vars(strategy).keys() == {"pool", "learner", "rng", "noise", "beta"}
         assert type(strategy.pool) is Pool
         assert isinstance(strategy.learner.net, nn.Module)
 

@@ -306,9 +306,8 @@ def embedded(name: str, data_dir: Path, skip_unreadable: bool, frozen: Frozen) -
     x = features_of_arrays(channels_last(images).numpy(), backbone, frozen.device, name, data_dir)
     rows = dict(zip(data.splits, x.split([len(s) for s in data.splits.values()]), strict=True))
     splits = {part: replace(split, inputs=Inputs(rows[part])) for part, split in data.splits.items()}
-    digest = hashlib.sha256(repr((data.digest, sorted(backbone.facts.items()))).encode()).hexdigest()
     mean, std = feature_stats(splits["train"].inputs.x)
-    digest = digest[: len(data.digest)]
+    digest = hashlib.sha256(repr((data.digest, sorted(backbone.facts.items()))).encode()).hexdigest()[:16]
     return replace(data, splits=splits, mean=mean, std=std, digest=digest, backbone=backbone.facts)
 
 

@@ -164,7 +164,7 @@ class Experiment:
         if name == RANDOM:  # depends on the seed and the size of the pool alone
             return draw()
         key = first_labels_key(c, self.device)
-        return shared_first_labels(self.results_dir / ".round0" / f"{key}.json", len(data.train), draw)
+        return shared_first_labels(self.results_dir / ".round0" / f"{key}.json", draw)
 
 
 def experiment(args: argparse.Namespace, load: Callable[..., ImageData] = load) -> Experiment:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from features.backbones import timm_network
+from features.rows import standardised
 from utils import UserError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what torchvision's weights were trained on
@@ -218,7 +219,7 @@ class FeatureNet(Net):
 
     def normalize(self, x: Tensor) -> Tensor:
         """Features with mean 0 and standard deviation 1 each, float32."""
-        return (x.float() - self.mean) / self.std
+        return standardised(x, self.mean, self.std)
 
 
 def linear(shape: Shape, n_classes: int, dropout: float, pretrained: bool) -> Net:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from data import ImageData, fingerprint, load
-from features.rows import Frozen
+from features.rows import Frozen, standardised
 from images.listing import folder_of
 from report.map import Idxs, PoolRows, Rows
 from runs.format import CONFIG, MODEL
@@ -35,8 +35,8 @@ def pool_rows(run: Run, data_dir: Path, weights: Path | None = None) -> PoolRows
         space = f"features of {run.config['features']} at {data.backbone['features_size']} pixels"
 
         def read(idxs: Idxs) -> Rows:
-            x = data.train.inputs[idxs].batch(0, len(idxs), torch.device("cpu")).float()
-            return ((x - data.mean) / data.std).numpy()
+            x = data.train.inputs[idxs].batch(0, len(idxs), torch.device("cpu"))
+            return standardised(x, data.mean, data.std).numpy()
 
     else:
         space = "embeddings of the run's last network"

@@ -25,6 +25,11 @@ class Frozen(NamedTuple):
     device: torch.device
 
 
+def standardised(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Features less their means, divided by their standard deviations, in float32. Shape of x (B, D)."""
+    return (x.float() - mean) / std
+
+
 def feature_stats(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each feature; a constant one has standard deviation 1. Shapes (D,), from (N, D).
 

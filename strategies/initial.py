@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from data import Inputs, Pool
+from features.rows import standardised
 from strategies import STRATEGIES, resolve
 from strategies.base import Idxs
 from training.learner import Learner
@@ -41,7 +42,7 @@ class Untrained:
         h = torch.empty(len(inputs), *inputs.shape, device=self.device)
         start = 0
         for batch in inputs.batches(0, BATCH_SIZE, self.device):
-            h[start : start + len(batch)] = (batch.float() - self._mean) / self._std
+            h[start : start + len(batch)] = standardised(batch, self._mean, self._std)
             start += len(batch)
         return h
 

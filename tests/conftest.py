@@ -46,10 +46,15 @@ def run(data_dir, tmp_path):
 
 
 @pytest.fixture
-def own_cache(monkeypatch, tmp_path):
-    """Hide the user's cache, and skip waiting for the disk: no test cuts the power."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+def no_fsync(monkeypatch):
+    """Skip waiting for the disk: no test cuts the power, and a busy disk takes its time."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+@pytest.fixture
+def own_cache(no_fsync, monkeypatch, tmp_path):
+    """Hide the user's cache, and skip waiting for the disk."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ import os
 import random
 import signal
 import sys
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
+from rerun import rerun_until_it_ends
 from toy_backbone import toy
 
 from features import row_files
@@ -64,24 +64,19 @@ def main():
     listing = list_folder(folder)
     backbone = toy() if name == "toy" else load_backbone(name, size)
     _ = backbone.network
-    kills = 0
-    while True:
-        child = os.fork()
-        if child == 0:
-            row_files.COMMIT_SECONDS = 0.0 if name == "toy" else 1.0
-            if kills < n_kills and name == "toy":
-                kill_at(kills)
-            cached_features(folder, listing, folder.parent, backbone, torch.device("cpu"))
-            os._exit(0)
-        if kills < n_kills and name != "toy":
-            time.sleep(2 + 4 * rng.random())
-            os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        if os.WIFEXITED(status):
-            print(kills)
-            return os.WEXITSTATUS(status)
-        kills += 1
+
+    def work(kills):
+        row_files.COMMIT_SECONDS = 0.0 if name == "toy" else 1.0
+        if kills < n_kills and name == "toy":
+            kill_at(kills)
+        cached_features(folder, listing, folder.parent, backbone, torch.device("cpu"))
+        return 0
+
+    def delay(kills):
+        return 2 + 4 * rng.random() if kills < n_kills and name != "toy" else None
+
+    rerun_until_it_ends(work, delay)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

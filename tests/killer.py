@@ -8,12 +8,12 @@ import os
 import random
 import signal
 import sys
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
+from rerun import rerun_until_it_ends
 
 import demo
 
@@ -39,22 +39,17 @@ def main():
     how, seed, *flags = sys.argv[1:]
     torch.set_num_threads(1)
     rng = random.Random(int(seed))
-    kills = 0
-    while True:
-        child = os.fork()  # before torch has started threads here, so that the child may start its own
-        if child == 0:
-            if how == "replace":
-                kill_at_replace(1 + kills // 2, after=kills % 2 == 1)
-            os._exit(demo.main(flags))
-        if how == "time" and kills < 8:
-            time.sleep(0.02 * 50 ** rng.random())  # 0.02 to 1 s, most of them short
-            os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        if os.WIFEXITED(status):
-            print(kills)
-            return os.WEXITSTATUS(status)
-        kills += 1
+
+    def work(kills):
+        if how == "replace":
+            kill_at_replace(1 + kills // 2, after=kills % 2 == 1)
+        return demo.main(flags)
+
+    def delay(kills):
+        return 0.02 * 50 ** rng.random() if how == "time" and kills < 8 else None  # 0.02 to 1 s, most of them short
+
+    rerun_until_it_ends(work, delay)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

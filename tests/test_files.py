@@ -18,11 +18,7 @@ import files
 from files import Table, lock_file
 from utils import UserError
 
-
-@pytest.fixture(autouse=True)
-def no_fsync(monkeypatch):
-    """Not needed where the power is not cut, and slow on a busy disk."""
-    monkeypatch.setattr(os, "fsync", lambda _: None)
+pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
 # Atomic writes

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 import re
 import shutil
 
@@ -20,10 +19,7 @@ from utils import UserError
 NAMES = ("rounds.csv", "queries.csv")
 
 
-@pytest.fixture(autouse=True)
-def no_fsync(monkeypatch):
-    """Nobody cuts the power here, and a busy disk takes its time."""
-    monkeypatch.setattr(os, "fsync", lambda _: None)
+pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
 @pytest.fixture

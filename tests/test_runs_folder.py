@@ -1,7 +1,6 @@
 """The folder of a run: committed round by round, resumed after a kill at any byte, refused when damaged."""
 
 import json
-import os
 import signal
 
 import pytest
@@ -12,11 +11,7 @@ from runs.folder import RunFolder
 from runs.format import Round
 from utils import UserError
 
-
-@pytest.fixture(autouse=True)
-def no_fsync(monkeypatch):
-    """Nobody cuts the power here, and a busy disk takes its time."""
-    monkeypatch.setattr(os, "fsync", lambda _: None)
+pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
 # A run's folder

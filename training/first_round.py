@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +11,8 @@ import numpy as np
 import torch
 
 from data import Idxs
-from files import alone, read_text, write_atomic, writing
+from files import alone, write_atomic, writing
+from images.records import read_record, write_record
 from runs.format import config_hash
 from training.learner import Learner, has_finite_weights
 from training.model_file import model_bytes, read_model
@@ -21,25 +21,9 @@ from utils import UserError, environment, warn
 ROOT = Path(__file__).resolve().parent.parent
 # Files and folders whose code round 0 depends on: after a change to any of them it is trained again.
 CODE = ("demo.py", "utils.py", "data.py", "subsets.py", "nets.py", "images", "features", "training")
-FIRST_LABELS_CODE = (
-    "demo.py",
-    "utils.py",
-    "data.py",
-    "subsets.py",
-    "images",
-    "features",
-    "strategies",
-    "strategies/kernels",
-)
-QUERY_SETTINGS = (
-    "strategy_name",
-    "strategy_args",
-    "n_query",
-    "score_bf16",
-    "screen",
-    "candidates",
-    "candidates_by",
-)  # no part in round 0
+FIRST_LABELS_CODE = (*(c for c in CODE if c not in ("nets.py", "training")), "strategies", "strategies/kernels")
+# Settings that have no part in round 0.
+QUERY_SETTINGS = ("strategy_name", "strategy_args", "n_query", "score_bf16", "screen", "candidates", "candidates_by")
 
 
 class Trained(NamedTuple):
@@ -68,7 +52,7 @@ def shared_first_round(
     with alone(path.with_suffix(".lock"), "training the same round 0"):
         for left in path.parent.glob(f".{path.name}.*.tmp"):  # by a process that was killed while it wrote
             left.unlink(missing_ok=True)
-        if path.exists():
+        if path.exists() and path.stat().st_size:
             try:
                 return _read(path, device, facts)
             except UserError as damage:
@@ -103,29 +87,23 @@ def weights_digest(learner: Learner) -> str:
     return digest.hexdigest()
 
 
-def shared_first_labels(path: Path, n_train: int, draw: Callable[[], Idxs]) -> Idxs:
+def shared_first_labels(path: Path, draw: Callable[[], Idxs]) -> Idxs:
     """Read the first images to label from a file; where there is none yet, choose them and write the file.
 
     Args:
         path: `.round0/<key>.json` of the results; see `first_labels_key`. A file that holds anything else is not used.
-        n_train: images in the pool.
         draw: chooses them.
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with alone(path.with_suffix(".lock"), "choosing the same first images"):
-        text = read_text(path) or ""
-        try:
-            idxs, check = json.loads(text)
-            if check == config_hash({"key": path.stem, "idxs": idxs}):
-                return np.array(idxs, np.int64)
-        except (ValueError, TypeError):
-            pass
-        if text:
+        found = read_record(path)
+        if found.get("key") == path.stem:
+            return np.array(found["idxs"], np.int64)
+        if path.exists() and path.stat().st_size:
             warn(f"{path} holds other images than this run's first ones; choosing them again")
         chosen = draw()
-        idxs = chosen.tolist()
-        write_atomic(path, json.dumps([idxs, config_hash({"key": path.stem, "idxs": idxs})]))
+        write_record(path, {"key": path.stem, "idxs": chosen.tolist()})
         return chosen
 
 
@@ -133,8 +111,7 @@ def first_labels_key(config: dict[str, Any], device: torch.device) -> str:
     """Eight hexadecimal digits that identify everything that a first draw by features depends on."""
     data = ("seed", "n_init_labeled", "initial_strategy", "n_train", "data_digest", "n_val", "imbalance")
     settings = {k: v for k, v in config.items() if k in data or k.startswith("features")}
-    numerics = {k: v for k, v in environment(device).items() if k not in ("git_commit", "command")}
-    return config_hash({"first labels of": settings, "code": code(FIRST_LABELS_CODE), "numerics": numerics})
+    return config_hash({"first labels of": settings, "code": code(FIRST_LABELS_CODE), "numerics": _numerics(device)})
 
 
 def first_round_key(config: dict[str, Any], device: torch.device) -> str:
@@ -144,8 +121,12 @@ def first_round_key(config: dict[str, Any], device: torch.device) -> str:
     versions, device, number of threads.
     """
     settings = {k: v for k, v in config.items() if k not in QUERY_SETTINGS}
-    numerics = {k: v for k, v in environment(device).items() if k not in ("git_commit", "command")}
-    return config_hash({"config": settings, "code": code(), "numerics": numerics})
+    return config_hash({"config": settings, "code": code(), "numerics": _numerics(device)})
+
+
+def _numerics(device: torch.device) -> dict[str, Any]:
+    """What changes numerical results beside the configuration and the code: versions, device, number of threads."""
+    return {k: v for k, v in environment(device).items() if k not in ("git_commit", "command")}
 
 
 def code(names: Sequence[str] = CODE) -> list[str]:

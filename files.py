@@ -172,7 +172,7 @@ def read_csv(path: Path, required: Sequence[str]) -> Table:
     text = read_text(path)
     if text is None:
         return Table((), [])
-    rows, why = _whole_rows(text)
+    rows, why = whole_rows(text)
     if not rows:
         raise UserError(f"{path} is damaged: {why or 'it is empty'}; restore it or move its folder away to start over")
     table = Table(tuple(rows[0]), rows[1:])
@@ -188,7 +188,7 @@ def read_csv(path: Path, required: Sequence[str]) -> Table:
     return table
 
 
-def _whole_rows(text: str) -> tuple[list[list[str]], str]:
+def whole_rows(text: str) -> tuple[list[list[str]], str]:
     """The rows of a CSV file as far as they are whole, and what is wrong with the next one; empty if nothing is."""
     text, zero, _ = text.partition("\0")
     why = "zero bytes" if zero else "" if text.endswith("\n") or not text else "a torn line"
@@ -201,18 +201,21 @@ def _whole_rows(text: str) -> tuple[list[list[str]], str]:
     return (rows if text.endswith("\n") else rows[:-1]), why
 
 
-def damaged_row(path: Path, table: Table, i: int, why: str) -> UserError:
-    """The error that says in which line a file of rounds is damaged, why, and how to go on.
+RETRAIN = "restore the file, or delete line {line} and any below it to train again from that round on"
+
+
+def damaged_row(path: Path, table: Table, i: int, why: str, way_on: str = RETRAIN) -> UserError:
+    """The error that says in which line a file is damaged, why, and how to go on.
 
     Args:
         path: the file.
         table: what was read of it.
         i: the row; one more than there are for the text below them.
         why: what is wrong with it.
+        way_on: what can be done; by default what helps with a file of rounds.
     """
     line = table.line(i)
-    way_on = f"restore the file, or delete line {line} and any below it to train again from that round on"
-    return UserError(f"{path} is damaged in line {line}: {why}; {way_on}")
+    return UserError(f"{path} is damaged in line {line}: {why}; {way_on.format(line=line)}")
 
 
 # Locks

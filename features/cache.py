@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +53,12 @@ class CachedFeatures(NamedTuple):
 
 
 def cached_features(
-    root: Path, listing: Listing, data_dir: Path, backbone: Backbone, device: torch.device
+    root: Path,
+    listing: Listing,
+    data_dir: Path,
+    backbone: Backbone,
+    device: torch.device,
+    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> CachedFeatures:
     """The features of a listing from the cache, computed first where they are not there.
 
@@ -63,6 +68,7 @@ def cached_features(
         data_dir: the folder that holds the data sets' folders.
         backbone: computes them.
         device: where.
+        report: called with how many images are embedded, and of how many.
 
     Raises:
         UserError: features must be computed, and no cache folder can be written, or embedding fails.
@@ -71,7 +77,7 @@ def cached_features(
     for f in listing.files:
         key.update(b"%s\0%d %d\n" % (os.fsencode(f.path), f.size, f.mtime_ns))
     source = ImageFiles(root, listing.files, backbone.transform)
-    rows = _rows(_Wanted(root.name, source, backbone, device, key.hexdigest()[:16]), cache_folders(data_dir))
+    rows = _rows(_Wanted(root.name, source, backbone, device, key.hexdigest()[:16], report), cache_folders(data_dir))
     return CachedFeatures(rows.x, rows.unreadable, _digest(listing.without(rows.unreadable), backbone, rows.hashes))
 
 
@@ -123,6 +129,7 @@ class _Wanted:
     backbone: Backbone
     device: torch.device
     key: str
+    report: Callable[[int, int], None] = lambda done, total: None
 
     def files(self, folder: Path) -> RowFiles:
         """Where they are in a cache folder."""
@@ -164,4 +171,5 @@ def _compute(wanted: _Wanted, files: RowFiles) -> None:
             for block in blocks:
                 growing.add(block)
                 bar.update(block.stop - block.start)
+                wanted.report(block.stop, n)
         growing.commit()

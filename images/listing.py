@@ -20,7 +20,11 @@ from images.opening import opened
 from utils import UserError
 
 NO_SUFFIX, NO_FILE, BESIDE = "without suffix and no image", "no regular file", "beside the class folders"
+UNNAMED = "--classes does not name"
+LACKING = "train does not have"
 MOST_KINDS = 12  # named in a note
+PARTS = ("train", "val", "test")
+UNLABELED = ("unlabeled", "_unlabeled")  # the second is FiftyOne's
 
 
 class File(NamedTuple):
@@ -45,11 +49,13 @@ class PassedOver:
 
     Attributes:
         files: how many, by kind: a suffix, or why.
-        folders: names of those beside train/ and test/.
+        folders: names of those beside the ones that are used.
+        used: the folders that are used, for the message.
     """
 
     files: Counter[str] = field(default_factory=Counter)
     folders: list[str] = field(default_factory=list)
+    used: str = "train/, val/ and test/"
 
     def __str__(self) -> str:
         """In words; empty where nothing was left out."""
@@ -60,7 +66,7 @@ class PassedOver:
             parts.append(f"{n} files ({', '.join(kinds + [f'others {others}'] * (others > 0))})")
         if self.folders:
             named = ", ".join(f"{name}/" for name in self.folders)
-            parts.append(f"the folders {named} (only train/, val/ and test/ are used)")
+            parts.append(f"the folders {named} (only {self.used} are used)")
         return " and ".join(parts)
 
 
@@ -239,12 +245,14 @@ def list_folder(root: Path) -> Listing:
     return Listing(classes, splits, passed_over)
 
 
-def _files_of_part(root: Path, part: str, own: list[str], classes: list[str], passed_over: PassedOver) -> list[File]:
+def _files_of_part(
+    root: Path, part: str, own: list[str], classes: Sequence[str], passed_over: PassedOver, lacking: str = LACKING
+) -> list[File]:
     """Image files of train/, val/ or test/, which holds the classes `own`."""
     if not own:
         raise UserError(f"{root / part} has no class folders; expected {part}/<class>/<image>")
     if unknown := sorted({*own} - {*classes}):
-        raise UserError(f"{root / part} has classes that train does not have: {', '.join(unknown)}")
+        raise UserError(f"{root / part} has classes that {lacking}: {', '.join(unknown)}")
     files, labels = [], {name: label for label, name in enumerate(classes)}
     for name in own:
         files += _files_of_class(root / part / name, f"{part}/{name}", labels[name], passed_over)
@@ -278,3 +286,54 @@ def lowest_fifth(files: Sequence[File]) -> set[File]:
     """The fifth of the files, at least one, whose paths hash lowest."""
     ranked = sorted(files, key=lambda f: hashlib.sha256(os.fsencode(f.path)).digest())
     return set(ranked[: max(1, round(0.2 * len(ranked)))])
+
+
+def list_to_label(root: Path, classes: Sequence[str]) -> Listing:
+    """The image files of a folder that is being labeled; labels of "train" are -1 where unknown.
+
+    Unlabeled images lie below `unlabeled/` or `_unlabeled/`, directly in the folder or, where it has neither of these
+    two nor train/, val/ or test/, anywhere below it. Labeled ones lie in `train/<class>/`, `val/<class>/` and
+    `test/<class>/`, or for training in `<class>/`. All of these may be absent.
+
+    Args:
+        root: the folder.
+        classes: names, in the order of the labels.
+
+    Returns:
+        The files of "train", those without a label first, sorted by path; and of "val" and "test" where they are there.
+
+    Raises:
+        UserError: a labeled folder holds another class, or no images.
+    """
+    passed_over = PassedOver(used="unlabeled/, train/, val/, test/ and folders named like a class")
+    labels = {name: label for label, name in enumerate(classes)}
+    entries = visible(root)
+    folders = [e.name for e in entries if _is_folder(e)]
+    bare = not {*PARTS, *UNLABELED} & {*folders}
+    unlabeled: list[File] = []
+    labeled: list[File] = []
+    splits: dict[str, list[File]] = {}
+    for name in folders:
+        if name in PARTS:
+            own = _class_names(root / name, passed_over)
+            files = _files_of_part(root, name, own, classes, passed_over, UNNAMED) if own else []
+            if name == "train":
+                labeled += files
+            elif files:
+                splits[name] = files
+        elif name in labels:
+            labeled += _files_of_class(root / name, name, labels[name], passed_over)
+        elif name in UNLABELED or bare:
+            unlabeled += _image_files(root / name, name, -1, passed_over)
+        else:
+            passed_over.folders.append(name)
+    for entry in entries:
+        if entry.name in folders:
+            continue
+        if why := _why_passed_over(entry):
+            passed_over.files[why] += 1
+        else:
+            unlabeled.append(File(entry.name, -1, *_stamp(entry)))
+    train = sorted(unlabeled) + sorted(labeled, key=lambda f: f.path)
+    ordered = {name: files for name, files in sorted(splits.items(), reverse=True)}  # val before test
+    return Listing([*classes], {"train": train, **ordered}, passed_over)

@@ -1,0 +1,127 @@
+"""The training process of label.py: the page never waits for a training, and imports no torch.
+
+It ends with the process that started it, however that one ends.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+
+from labeling.work import Checked, Event, Failed, Progress, Ready, Setup, Task
+from utils import UserError, duration, n_cores
+
+REPORT_SECONDS = 1.0  # between two reports of the preparation
+STOP_SECONDS = 5.0  # until a process that does not end by itself is killed
+
+
+class Worker:
+    """A process that trains; events come by a thread of this one.
+
+    Args:
+        setup: the project.
+        receive: called with each event, in a thread of its own.
+    """
+
+    def __init__(self, setup: Setup, receive: Callable[[Event], None]) -> None:
+        context = multiprocessing.get_context("spawn")  # a fork would copy the threads of the server
+        self._connection, there = context.Pipe()
+        self._process = context.Process(target=work, args=(there, setup), name="training")
+        self._process.start()
+        there.close()
+        self._receive = receive
+        self._closing = False
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+
+    def submit(self, task: Task) -> None:
+        """Give it something to do; returns at once."""
+        with suppress(OSError):  # it has died, which the thread reports
+            self._connection.send(task)
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                event = self._connection.recv()
+            except (EOFError, OSError):
+                if not self._closing:
+                    self._receive(
+                        Failed("the training process was killed; is the memory full? Start label.py again", True)
+                    )
+                return
+            self._receive(event)
+
+    def close(self) -> None:
+        """End the process, whatever it does."""
+        self._closing = True
+        self._connection.close()  # it notices, and ends its own processes first
+        self._process.join(STOP_SECONDS)
+        self._process.kill()
+        self._process.join()
+
+
+def work(connection: Connection, setup: Setup) -> None:
+    """What the training process does: prepare the images, then one task after the other."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which ends this process
+    if hasattr(os, "nice"):
+        os.nice(10)  # the page comes first
+    tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(connection, tasks), daemon=True).start()
+    try:
+        _serve(connection, setup, tasks)
+    except UserError as e:
+        connection.send(Failed(str(e), True))
+    except BrokenPipeError:
+        pass
+
+
+def _read(connection: Connection, tasks: queue.SimpleQueue[Task]) -> None:
+    """Pass tasks on, and end this process with the one that sends them."""
+    while True:
+        try:
+            tasks.put(connection.recv())
+        except (EOFError, OSError):
+            _end()
+
+
+def _end() -> None:
+    """End at once, with the processes that read images."""
+    for child in multiprocessing.active_children():
+        child.kill()
+    os._exit(0)
+
+
+def _serve(connection: Connection, setup: Setup, tasks: queue.SimpleQueue[Task]) -> None:
+    import torch
+
+    from labeling.engine import Engine
+
+    torch.set_num_threads(max(1, n_cores() - 1))  # one core is for the page
+    engine = Engine(setup)
+    connection.send(Checked())
+    start = time.monotonic()
+    last = [start]
+
+    def report(done: int, total: int) -> None:
+        if time.monotonic() - last[0] < REPORT_SECONDS and done < total:
+            return
+        last[0] = time.monotonic()
+        left = (last[0] - start) / done * (total - done)
+        connection.send(Progress(f"embedding: {done:,} of {total:,} images, about {duration(left)} left"))
+
+    connection.send(Ready(engine.load(report)))
+    while True:
+        task = tasks.get()
+        try:
+            connection.send(engine.run(task))
+        except UserError as e:
+            connection.send(Failed(str(e), False))
+        sys.stderr.flush()

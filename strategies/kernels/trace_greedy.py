@@ -77,6 +77,9 @@ def second_moment(x: Tensor) -> Tensor:
 
 def _all_forms(x: Tensor, inverse: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """The forms a and b of all rows, from products in the type of `x`. Shape (U,), in `wide_type`."""
+    if len(x) <= len(target):  # then products with the rows are fewer than those of the matrices
+        half = x.to(inverse.dtype) @ inverse
+        return (half * x).sum(1), ((half @ target) * half).sum(1)
     matrices = torch.stack([inverse, inverse @ target @ inverse]).to(x.dtype)
     forms = inverse.new_empty(2, len(x))
     for rows in row_blocks(*x.shape):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,8 +18,9 @@ from utils import UserError, warn
 
 LABELS = "labels.csv"
 COLUMNS = ("time", "annotator", "path", "action", "label", "seconds", "suggestion", "probability")
-LABEL, SKIP, UNSURE, UNDO = "label", "skip", "unsure", "undo"
-ACTIONS = (LABEL, SKIP, UNSURE, UNDO)
+LABEL, SKIP, UNSURE, UNDO, REVIEW = "label", "skip", "unsure", "undo", "review"
+ACTIONS = (LABEL, SKIP, UNSURE, UNDO, REVIEW)
+NAMES_CLASS = (LABEL, REVIEW)
 DISPUTED = "disputed"
 
 
@@ -30,7 +31,8 @@ class Decision(NamedTuple):
         time: UTC, ISO 8601.
         annotator: who decided.
         path: of the image, relative to the data set's folder.
-        action: label, skip, unsure, or undo: the annotator's last decision on this image is taken back.
+        action: label, skip, unsure; review, a label that replaces all decisions before it; or undo: the annotator's
+            last decision on this image is taken back.
         label: name of the class; empty for other actions.
         seconds: that the image was shown; empty where unknown.
         suggestion: the class that was suggested; empty where none was shown.
@@ -58,36 +60,34 @@ class Standing:
 
     Attributes:
         votes: by path, the decision of each annotator that stands.
-        history: by annotator, what can be undone: decisions that stand, the last one last, each with the one that it
-            replaced.
+        history: by annotator, what can be undone: decisions that stand, the last one last.
         verdicts: what the annotators decided together, by path: an action and a label. The label that most of them
             gave counts; skips and doubts count where nobody gave one. ("label", class), ("skip", ""),
             ("unsure", ""), or ("disputed", "") where two labels have equally many votes.
     """
 
     votes: dict[str, dict[str, Decision]] = field(default_factory=dict)
-    history: dict[str, list[tuple[Decision, Decision | None]]] = field(default_factory=dict)
+    history: dict[str, list[Decision]] = field(default_factory=dict)
     verdicts: dict[str, tuple[str, str]] = field(default_factory=dict)
+    _stand: dict[str, list[Decision]] = field(default_factory=dict)  # what was not undone, by path, in order
 
     def add(self, decision: Decision) -> None:
         """Take one more row into account. An undo of what does not stand changes nothing."""
         annotator, path = decision.annotator, decision.path
         past = self.history.setdefault(annotator, [])
-        votes = self.votes.setdefault(path, {})
+        stand = self._stand.setdefault(path, [])
         if decision.action != UNDO:
-            past.append((decision, votes.get(annotator)))
-            votes[annotator] = decision
-        elif annotator in votes:
-            last = next(i for i in range(len(past) - 1, -1, -1) if past[i][0].path == path)
-            _, before = past.pop(last)
-            if before is None:
-                del votes[annotator]
-            else:
-                votes[annotator] = before
-        if votes:
-            self.verdicts[path] = _verdict(votes.values())
+            past.append(decision)
+            stand.append(decision)
+        elif mine := [i for i, d in enumerate(stand) if d.annotator == annotator]:
+            undone = stand.pop(mine[-1])
+            del past[next(i for i in range(len(past) - 1, -1, -1) if past[i] is undone)]
+        if stand:
+            self.votes[path] = {d.annotator: d for d in stand}
+            self.verdicts[path] = _verdict(stand)
         else:
-            del self.votes[path]
+            self._stand.pop(path)
+            self.votes.pop(path, None)
             self.verdicts.pop(path, None)
 
     def verdict(self, path: str) -> tuple[str, str]:
@@ -95,8 +95,11 @@ class Standing:
         return self.verdicts.get(path, ("", ""))
 
 
-def _verdict(votes: Collection[Decision]) -> tuple[str, str]:
-    labels = Counter(d.label for d in votes if d.action == LABEL).most_common(2)
+def _verdict(stand: Sequence[Decision]) -> tuple[str, str]:
+    """The verdict of what was decided on one image and not undone, in order; the last of each annotator counts."""
+    reviewed = next((i for i in range(len(stand) - 1, -1, -1) if stand[i].action == REVIEW), 0)
+    votes = {d.annotator: d for d in stand[reviewed:]}.values()
+    labels = Counter(d.label for d in votes if d.action in NAMES_CLASS).most_common(2)
     if len(labels) == 2 and labels[0][1] == labels[1][1]:
         return DISPUTED, ""
     if labels:
@@ -136,7 +139,7 @@ def read_log(path: Path) -> list[Decision]:
             continue
         if len(row) != len(COLUMNS):
             raise _damaged(path, table, i, f"{len(row)} cells under {len(COLUMNS)} columns")
-        if row[3] not in ACTIONS or (row[3] == LABEL) != bool(row[4]):
+        if row[3] not in ACTIONS or (row[3] in NAMES_CLASS) != bool(row[4]):
             raise _damaged(path, table, i, f"the action is {row[3][:40]!r} and the label {row[4][:40]!r}")
         decisions.append(Decision(*row))
     if why:

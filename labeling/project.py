@@ -13,8 +13,9 @@ import numpy as np
 from files import lock_file, write_atomic, writing
 from images.listing import File, Listing, list_to_label
 from labeling.log import LABEL, LABELS, LabelLog, Standing, read_log, standing
-from labeling.records import Records, lost
+from labeling.records import Pick, Records, lost
 from labeling.settings import Settings, check_classes, read_settings
+from labeling.work import Result
 from runs.format import CONFIG, LOCK, ROUNDS, json_text, read_config
 from utils import UserError, stream, warn
 
@@ -112,7 +113,7 @@ class Project:
             if len(missing) == len(decided):
                 raise UserError(f"{self.folder} is about other images: {missing[0]} is not in {self.root}")
             warn(f"{len(missing)} images with decisions are no longer in {self.root}, such as {missing[0]}")
-        used = {d.label for votes in self.standing.votes.values() for d in votes.values() if d.action == LABEL}
+        used = {d.label for votes in self.standing.votes.values() for d in votes.values() if d.label}
         if unknown := sorted(used - {*self.settings.classes}):
             names = ", ".join(unknown[:5])
             raise UserError(f"--classes lacks {names}, which {self.folder / LABELS} uses; add it")
@@ -218,3 +219,16 @@ def _merged(before: Settings, given: dict[str, Any], folders: list[str]) -> Sett
     kept = [*before.classes, *(c for c in classes if c not in before.classes)]  # a class keeps its key and number
     check_classes(kept)
     return replace(settings, classes=tuple(kept))
+
+
+def picks_of(project: Project, result: Result, round: int) -> list[Pick]:
+    """The picks of a result as rows of queries.csv; those of a round that is there already continue its ranks."""
+    latest = project.records.latest
+    first = len(latest) if latest and latest[-1].round == round else 0
+    picks = []
+    for rank, i in enumerate(result.picks):
+        s = result.suggestions.get(i)
+        score = result.scores[rank] if result.scores else None
+        name, probability = (project.settings.classes[s.label], s.probability) if s else ("", None)
+        picks.append(Pick(round, first + rank, i, project.files[i].path, score, name, probability))
+    return picks

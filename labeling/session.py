@@ -11,17 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from labeling.log import ACTIONS, DISPUTED, LABEL, SKIP, UNDO, UNSURE, Decision, now
+from labeling.log import DISPUTED, LABEL, REVIEW, SKIP, UNDO, UNSURE, Decision, now
 from labeling.progress import progress
-from labeling.project import Project
-from labeling.records import Pick
+from labeling.project import Project, picks_of
 from labeling.work import Checked, Event, Failed, Progress, Ready, Result, Suggestion, Task
 from utils import UserError, stream
 
 LEASE_SECONDS = 300.0  # of silence, after which an annotator's images are given to others
 SHEET = 2  # queries are so many times longer than the labels between two trainings: nobody waits for the next one
 
+GRID = "grid"
 WHY = {
+    GRID: "the network takes it for this class",
     "validation": "drawn at random, to measure the network; it never trains it",
     "random": "drawn at random, while the next query is computed",
     "disputed": "the annotators disagree on it",
@@ -37,7 +38,7 @@ class Item:
     Attributes:
         index: its position in the project's images.
         path: relative to the project's folder.
-        kind: query, validation, random, disputed, unsure or review.
+        kind: query, validation, grid, random, disputed, unsure or review.
         why: it is shown, in words.
         suggestion: the most probable class; None where there is none, or none may be shown.
         probability: of the suggestion.
@@ -137,7 +138,7 @@ class Session:
         wanted = {*self._queue}
         mine: list[int] = []
         for i, lease in [*self._leases.items()]:
-            if lease.annotator != annotator:
+            if lease.annotator != annotator or lease.kind == GRID:
                 continue
             outdated = (lease.kind == "random" and self._queue) or (lease.kind == "query" and i not in wanted)
             if not self._is_open(annotator, i, lease.kind) or (mine and outdated):
@@ -168,16 +169,19 @@ class Session:
         def free(i: int) -> bool:
             lease = self._leases.get(i)
             taken = lease is not None and lease.annotator != annotator and lease.until > time_now
-            return not taken and self._is_open(annotator, i, "query")
+            return not taken and self._is_open(annotator, i, GRID)
 
+        mine = [i for i, lease in self._leases.items() if lease.annotator == annotator and lease.kind == GRID]
+        for i in mine:
+            del self._leases[i]
         groups = {c: [i for i in idxs if free(i)] for c, idxs in self._groups.items() if label in (None, c)}
         if not any(groups.values()):
             return label, []
         largest = max(groups, key=lambda c: len(groups[c]))
         chosen = groups[largest][:n]
         for i in chosen:
-            self._leases[i] = _Lease(annotator, time_now + LEASE_SECONDS, "query")
-        return largest, [self._item(i, "query") for i in chosen]
+            self._leases[i] = _Lease(annotator, time_now + LEASE_SECONDS, GRID)
+        return largest, [self._item(i, GRID) for i in chosen]
 
     def picture(self, index: int) -> Path:
         """The file of an image.
@@ -214,7 +218,7 @@ class Session:
         """Take back the last decision of an annotator that stands, and return its image; None where there is none."""
         project = self.project
         past = project.standing.history.get(annotator, [])
-        last = next((d for d, _ in reversed(past) if d.path in project.index), None)
+        last = next((d for d in reversed(past) if d.path in project.index), None)
         if last is None or project.log is None:
             return None
         project.log.append([Decision(now(), annotator, last.path, UNDO)])
@@ -254,25 +258,12 @@ class Session:
         self._busy = None
         self.work = {"state": "idle", "text": ""}
         if task.n:
-            picks = self._picks(task, result)
+            picks = picks_of(project, result, task.round + 1 if task.train else 0)
             project.records.commit(result.measured, picks)
             undecided = [p.index for p in picks]
             self._queue = undecided if task.train else self._queue + undecided
         self._suggestions, self._groups = result.suggestions, result.groups
         self._train_if_due()
-
-    def _picks(self, task: Task, result: Result) -> list[Pick]:
-        """The picks of a result as rows of queries.csv."""
-        latest = self.project.records.latest
-        round = task.round + 1 if task.train else 0
-        first = len(latest) if latest and latest[-1].round == round else 0
-        picks = []
-        for rank, i in enumerate(result.picks):
-            s = result.suggestions.get(i)
-            score = result.scores[rank] if result.scores else None
-            name, probability = (self.classes[s.label], s.probability) if s else ("", None)
-            picks.append(Pick(round, first + rank, i, self.project.files[i].path, score, name, probability))
-        return picks
 
     def _is_due(self) -> bool:
         """Whether there are enough new labels for another training."""
@@ -365,8 +356,6 @@ class Session:
 
     def _why_queried(self, index: int) -> str:
         settings, rounds = self.project.settings, self.project.records.rounds
-        if index not in {*self._queue}:
-            return "the network takes it for this class"
         return f"chosen by {settings.strategy_name if rounds else settings.first_strategy}"
 
     def _decision(self, annotator: str, answer: Answer) -> Decision | None:
@@ -377,7 +366,7 @@ class Session:
         """
         if not 0 <= answer.index < len(self.project.files):
             raise UserError(f"there is no image {answer.index}")
-        if answer.action not in ACTIONS or answer.action == UNDO:
+        if answer.action not in (LABEL, SKIP, UNSURE):
             raise UserError(f"the action {answer.action!r} is none of {LABEL}, {SKIP}, {UNSURE}")
         if (answer.action == LABEL) != (answer.label is not None):
             raise UserError(f"{answer.action} with the label {answer.label}")
@@ -385,14 +374,20 @@ class Session:
             raise UserError(f"there is no class {answer.label}")
         path = self.project.files[answer.index].path
         label = "" if answer.label is None else self.classes[answer.label]
-        stands = self.project.standing.votes.get(path, {}).get(annotator)
+        votes = self.project.standing.votes.get(path, {})
+        stands, action = votes.get(annotator), answer.action
         reopened = self._review is not None or self.project.standing.verdict(path)[0] == DISPUTED
-        again = reopened and (annotator, answer.index) not in self._reviewed
-        if stands and (stands.action, stands.label) == (answer.action, label) and not again:
+        if self._review is not None and action == SKIP:  # leaves the label as it is
             return None
+        if stands and (stands.action, stands.label) == (action, label) and not reopened:
+            return None
+        if reopened and action == LABEL and (self._review is not None or annotator in votes):
+            if stands and (stands.action, stands.label) == (REVIEW, label):
+                return None
+            action = REVIEW  # decides, whatever was decided before
         hidden = self.blind or answer.index in self.project.is_validation
         s = None if hidden else self._suggestions.get(answer.index)
         name, probability = (self.classes[s.label], f"{s.probability:.4f}") if s else ("", "")
         seconds = answer.seconds
         shown = "" if seconds is None or not np.isfinite(seconds) else f"{min(max(seconds, 0.0), 86400.0):.2f}"
-        return Decision(now(), annotator, path, answer.action, label, shown, name, probability)
+        return Decision(now(), annotator, path, action, label, shown, name, probability)

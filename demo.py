@@ -149,6 +149,8 @@ class Experiment:
         facts = {"net_name": c["net_name"], "classes": self.data.classes, "img_size": c["img_size"]}
         if self.data.backbone:
             facts |= {"shape": list(self.data.train.inputs.shape), **self.data.backbone}
+        elif "resize" in c:
+            facts["resize"] = c["resize"]
         return facts
 
     @cached_property

@@ -337,3 +337,10 @@ def list_to_label(root: Path, classes: Sequence[str]) -> Listing:
     train = sorted(unlabeled) + sorted(labeled, key=lambda f: f.path)
     ordered = {name: files for name, files in sorted(splits.items(), reverse=True)}  # val before test
     return Listing([*classes], {"train": train, **ordered}, passed_over)
+
+
+def list_images(root: Path) -> tuple[list[File], PassedOver]:
+    """The image files anywhere below a folder, sorted by path, without labels; and what else it holds."""
+    passed_over = PassedOver()
+    files = [f._replace(path=f.path.removeprefix("./")) for f in _image_files(root, ".", -1, passed_over)]
+    return sorted(files), passed_over

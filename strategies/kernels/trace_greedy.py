@@ -33,7 +33,8 @@ def trace_greedy(x: Tensor, target: Tensor, start: Tensor, n: int, n_forward: in
 
     Source: Ash, Goel, Krishnamurthy, Kakade, "Gone fishing", NeurIPS 2021, algorithm 1. Deviation: a and b are updated
     in O(U D) a step, by the formula of Sherman and Morrison, not computed in O(U D^2); the choice is the same.
-    Cost: 2 products of `x` with a matrix (D, D), then 2 U D a forward step; O(U) memory and a few matrices (D, D).
+    Cost: 2 products of `x` with a matrix (D, D), then 2 U D a forward step and n_forward^2 a backward step; O(U) memory
+        and a few matrices (D, D).
 
     Args:
         x: Shape (U, D), float32.
@@ -62,7 +63,7 @@ def trace_greedy(x: Tensor, target: Tensor, start: Tensor, n: int, n_forward: in
             a, b = _all_forms(x, inverse, target)
             pick, _ = _largest_gain(x, a, b, picks, inverse, target)
         picks.append(pick)
-        _change(x, a, b, inverse, target, x[pick], 1)
+        _add(x, a, b, inverse, target, x[pick])
     return np.array(picks)[_kept(x[picks].to(inverse.dtype), inverse, target, n)]
 
 
@@ -77,9 +78,6 @@ def second_moment(x: Tensor) -> Tensor:
 
 def _all_forms(x: Tensor, inverse: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """The forms a and b of all rows, from products in the type of `x`. Shape (U,), in `wide_type`."""
-    if len(x) <= len(target):  # then products with the rows are fewer than those of the matrices
-        half = x.to(inverse.dtype) @ inverse
-        return (half * x).sum(1), ((half @ target) * half).sum(1)
     matrices = torch.stack([inverse, inverse @ target @ inverse]).to(x.dtype)
     forms = inverse.new_empty(2, len(x))
     for rows in row_blocks(*x.shape):
@@ -103,26 +101,30 @@ def _largest_gain(
     return int(top[first]), float((gains[top] - exact).abs().max() / largest)
 
 
-def _change(x: Tensor, a: Tensor, b: Tensor, inverse: Tensor, target: Tensor, row: Tensor, sign: int) -> None:
-    """Add a row to M, or remove it with sign -1, and update a and b of all rows and M^-1, in place."""
+def _add(x: Tensor, a: Tensor, b: Tensor, inverse: Tensor, target: Tensor, row: Tensor) -> None:
+    """Add a row to M, and update a and b of all rows and M^-1, in place."""
     row = row.to(inverse.dtype)
     u = inverse @ row
     target_u = target @ u
-    grown = 1 + sign * (row @ u)
+    grown = 1 + row @ u
     xu, xw = F.linear(x, torch.stack([u, inverse @ target_u]).to(x.dtype)).to(a.dtype).unbind(1)
-    a -= xu.square() * sign / grown
-    b += xu * (xu * (u @ target_u) / grown - 2 * sign * xw) / grown
-    inverse.addr_(u, u, alpha=-sign / float(grown))
+    a -= xu.square() / grown
+    b += xu * (xu * (u @ target_u) / grown - 2 * xw) / grown
+    inverse.addr_(u, u, alpha=-1 / float(grown))
 
 
 def _kept(x: Tensor, inverse: Tensor, target: Tensor, n: int) -> NDArray[np.bool_]:
     """Which n rows are left when those that matter least are removed from M, which holds all rows, one by one."""
-    a, b = _all_forms(x, inverse, target)
+    half = x @ inverse
+    a, b = half @ x.T, half @ target @ half.T  # as the forms, of all pairs of rows
     kept = np.ones(len(x), bool)
     while kept.sum() > n:
-        losses = b / (1 - a)
+        losses = b.diagonal() / (1 - a.diagonal())
         losses[torch.from_numpy(~kept)] = torch.inf
         last = int((losses <= losses.min() * (1 + SAME)).nonzero()[-1])
         kept[last] = False
-        _change(x, a, b, inverse, target, x[last], -1)
+        au, bu, shrunk = a[last].clone(), b[last].clone(), 1 - float(a[last, last])
+        products = torch.outer(au, bu)
+        b += (products + products.T) / shrunk + torch.outer(au, au) * float(bu[last]) / shrunk**2
+        a.addr_(au, au, alpha=1 / shrunk)
     return kept

@@ -65,13 +65,17 @@ def test_readme_shows_commands():
     assert "make test" in README
 
 
-def test_readme_names_only_strategies_and_flags_that_exist():
+def test_readme_names_only_strategies_and_flags_that_exist(capsys):
     """The other way round would demand an edit of the README for every new member."""
     named = re.findall(r"^\| `(\w+)` \|", README.split("## Strategies")[1].split("\n## ")[0], re.MULTILINE)
     assert len(named) >= 11
     assert set(named) <= set(STRATEGIES)
     flags = set(re.findall(r"`?(--[a-z_]+)", "".join(re.findall(r"`[^`\n]+`", README))))
     helps = "".join(script.parser().format_help() for script in (demo, sweep))
+    for script in (plot, compare):
+        with pytest.raises(SystemExit):
+            script.main(["--help"])
+    helps += capsys.readouterr().out
     assert flags
     assert all(flag in helps for flag in flags), flags
 

@@ -41,7 +41,7 @@ WITHOUT_TORCH = ("startup", "utils", "files", "runs", "images", "report", "compa
 # The libraries that only some modules import, by the beginning of the module's name.
 HOMES = {
     "matplotlib": ("report.figures",),
-    "PIL": ("images.", "features.", "report.pictures"),
+    "PIL": ("images.", "features.", "report.pictures", "labeling.pictures"),
     "jinja2": ("report.", "labeling."),
     "filelock": ("files",),
     "ray": ("runs.on_ray",),
@@ -50,6 +50,7 @@ HOMES = {
     "timm": ("features.",),
     "safetensors": ("features.",),
     "starlette": ("labeling.",),
+    "uvicorn": ("labeling.connections",),
 }
 
 

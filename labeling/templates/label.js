@@ -291,6 +291,7 @@ function go(name) {
   view = name
   for (const id of ['single', 'sheet', 'empty']) $(id).hidden = id !== name
   for (const id of ['skip', 'unsure']) $(id).hidden = name !== 'single'
+  $('grid').replaceChildren(name === 'sheet' ? 'One by one' : 'Grid', kbd('G'))
 }
 
 async function show() {
@@ -593,7 +594,7 @@ function curve(points) {
       `on ${count(last.n_val, 'image')} after ${count(last.n_labeled, 'label')}.`
     : 'Not measured yet: it needs a training, and validation images with labels.'
   if (!last) return $('curve').replaceChildren()
-  const [w, h, left, bottom] = [280, 130, 34, 18]
+  const [w, h, left, bottom] = [280, 130, 42, 18]
   const end = Math.max(...points.map(p => p.n_labeled)), start = Math.min(...points.map(p => p.n_labeled))
   const x = n => end === start ? (left + w) / 2 : left + 6 + (n - start) / (end - start) * (w - left - 16)
   const y = share => 6 + (1 - share) * (h - bottom - 12)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import lru_cache
 from typing import Any
 
 from labeling.advice import Point, advise, wilson
@@ -39,8 +40,13 @@ def progress(project: Project, annotator: str) -> dict[str, Any]:
         "strategy": settings.strategy_name if rounds else settings.first_strategy,
         "n_query": settings.n_query,
         "n_new": len(labels) - sum(i in labels for i in project.validation) - project.records.n_trained,
-        "advice": advise(points(project), settings.target).text,
+        "advice": _advice(tuple(points(project)), settings.target),
     }
+
+
+@lru_cache(maxsize=4)  # it changes with a training, and is asked for with every answer
+def _advice(history: tuple[Point, ...], target: float | None) -> list[str]:
+    return [*advise(history, target).text]
 
 
 def curve(project: Project) -> list[dict[str, Any]]:

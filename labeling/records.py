@@ -157,7 +157,7 @@ class Records:
                 raise damaged_row(path, table, i, str(e)) from None
             of_round, rank, index = map(int, numbers)
             last = picks[-1] if picks else Pick(0, -1, -1, "")
-            if (of_round, rank) not in ((last.round, last.rank + 1), (last.round + 1, 0)):
+            if (of_round, rank) != (last.round, last.rank + 1) and (of_round <= last.round or rank != 0):
                 raise damaged_row(path, table, i, f"{','.join(numbers)!r} does not follow the line above")
             picks.append(Pick(of_round, rank, index, row["path"], score, row.get("suggestion", ""), probability))
         return picks

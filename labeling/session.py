@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -116,7 +116,7 @@ class Session:
         self._suggestions: dict[int, Suggestion] = dict(review or {})
         self._groups: dict[int, list[int]] = {}
         self._leases: dict[int, _Lease] = {}
-        self._turn: Counter[str] = Counter()  # images given to each annotator, to take turns with validation images
+        self._turn: Counter[str] = Counter()  # validation images given to each annotator, less those of queries
         self._queue = [project.index[p.path] for p in project.records.latest if p.path in project.index]
         self._review = [*review] if review is not None else None
         self._reviewed: set[tuple[str, int]] = set()
@@ -150,6 +150,7 @@ class Session:
             if len(mine) >= n:
                 break
             if i not in self._leases:
+                self._turn[annotator] += {"validation": 1, "query": -1}.get(kind, 0)
                 self._leases[i] = _Lease(annotator, 0.0, kind)
                 mine.append(i)
         for i in mine:
@@ -257,7 +258,7 @@ class Session:
         assert task is not None
         self._busy = None
         self.work = {"state": "idle", "text": ""}
-        if task.n:
+        if task.n or result.measured:
             picks = picks_of(project, result, task.round + 1 if task.train else 0)
             project.records.commit(result.measured, picks)
             undecided = [p.index for p in picks]
@@ -266,17 +267,22 @@ class Session:
         self._train_if_due()
 
     def _is_due(self) -> bool:
-        """Whether there are enough new labels for another training."""
+        """Whether there are enough new labels for another training; in the end, any."""
         labels = self._training_labels()
         grown = len(labels) - self.project.records.n_trained
-        return grown >= self.project.settings.n_query and len({*labels.values()}) > 1
+        if grown < 1 or len({*labels.values()}) < 2:
+            return False
+        return grown >= self.project.settings.n_query or not (self._has_queue() or self.project.undecided())
+
+    def _has_queue(self) -> bool:
+        return any(self._is_open("", i, "query") for i in self._queue)
 
     def _train_if_due(self) -> None:
         if self._review is not None or not self._ready or self._busy:
             return
         if self._is_due():
             self._start(train=True)
-        elif not self.project.records.rounds and not any(self._is_open("", i, "query") for i in self._queue):
+        elif not self.project.records.rounds and not self._has_queue():
             self._start(train=False)  # the first images, or more of them where all labels are of one class
 
     def _start(self, train: bool) -> None:
@@ -314,16 +320,18 @@ class Session:
             for path, (action, _) in others.items():
                 if action == wanted and path in index and self._is_open(annotator, index[path], wanted):
                     yield index[path], wanted
-        query = iter([(i, "query") for i in self._queue if self._is_open(annotator, i, "query")])
-        validation = iter([(i, "validation") for i in self.project.validation if self._is_open(annotator, i, "query")])
-        while True:  # take turns, so that the network can be measured early
-            sources = (validation, query) if self._turn[annotator] % 2 else (query, validation)
-            self._turn[annotator] += 1
-            found = next(sources[0], None) or next(sources[1], None)
-            if found is None:
-                break
-            yield found
-        yield from ((i, "random") for i in self._random if self._is_open(annotator, i, "random"))
+        query = deque(i for i in self._queue if self._is_free(annotator, i))
+        validation = deque(i for i in self.project.validation if self._is_free(annotator, i))
+        turn = self._turn[annotator]
+        while query or validation:  # take turns, so that the network can be measured early
+            to_measure = bool(validation) and (not query or turn <= 0)
+            turn += 1 if to_measure else -1
+            yield (validation.popleft(), "validation") if to_measure else (query.popleft(), "query")
+        yield from ((i, "random") for i in self._random if self._is_free(annotator, i))
+
+    def _is_free(self, annotator: str, index: int) -> bool:
+        """Whether nobody decided on an image, or is about to."""
+        return index not in self._leases and self._is_open(annotator, index, "query")
 
     def _is_open(self, annotator: str, index: int, kind: str) -> bool:
         """Whether an annotator may be shown an image for a reason."""

@@ -246,7 +246,7 @@ def _digest_name(images: _Images, pixels: _Pixels) -> str:
     """A hash of all that the digest depends on, without reading the pixels."""
     listing = images.listing
     name = [images.key, pixels.mtime_ns, [i for i, _ in pixels.unreadable], listing.classes]
-    labels = [f.label for part in ("train", "test") for f in listing.splits[part]]
+    labels = [f.label for part in ("train", "test") for f in listing.splits.get(part, [])]
     return hashlib.sha256(json.dumps(name).encode() + np.array(labels, np.int64).tobytes()).hexdigest()
 
 

@@ -68,7 +68,7 @@ def select(project: Project, device: str, n: int, out: Path, form: Form, validat
         votes = project.standing.votes
         idxs = [i for i in project.validation if project.files[i].path not in votes]
         picks = [Pick(0, rank, i, project.files[i].path) for rank, i in enumerate(idxs)]
-        what = "validation images, drawn at random; give no suggestions for them"
+        what = "to measure with, drawn at random; label them without suggestions"
     else:
         picks, what = _chosen(project, device, n)
     if not picks:

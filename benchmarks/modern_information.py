@@ -2,6 +2,8 @@
 
     python benchmarks/modern_information.py           about 10 minutes on one core
     python benchmarks/modern_information.py --tiny    on small sizes, in seconds: checks that it runs
+    python benchmarks/modern_information.py --cases epig --queries --n_classes 100 --n_rows 10000
+                                                      one query of EPIG with many classes
 
 The published ways are written out here. Queries of the pool are whole, reading float16 features included. CPU-seconds
 when there is one thread; what takes the other 30 seconds or more is timed once.
@@ -152,22 +154,26 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="small sizes")
     parser.add_argument("--cases", nargs="+", default=["bait", "epig", "batchbald"])
     parser.add_argument("--n_classes", type=int, default=10)
+    parser.add_argument("--n_rows", type=int, default=50_000, help="of the pool that whole queries choose from")
+    parser.add_argument("--queries", action="store_true", help="whole queries alone, without the published ways")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     timer, shrink, c = Timer(args.threads, args.repeats), 40 if args.tiny else 1, args.n_classes
-    n_rows, d, n_labeled, n = 50_000 // shrink, 1280 // shrink, 1000 // shrink, 100 // shrink
+    n_rows, d, n_labeled, n = args.n_rows // shrink, 1280 // shrink, 1000 // shrink, 100 // shrink
     with threadpool_limits(args.threads), torch.no_grad():
         header(on_cpu(args.threads))
         if "bait" in args.cases:
-            bait_case(timer, 10_000 // shrink, d, n_labeled, n)
+            if not args.queries:
+                bait_case(timer, 10_000 // shrink, d, n_labeled, n)
             query_case(timer, "BAIT", n_rows, d, c, n_labeled, n)
         if "epig" in args.cases:
-            epig_case(timer, 5000 // shrink, 100, 100, c)
+            if not args.queries:
+                epig_case(timer, 5000 // shrink, 100, 100, c)
             query_case(timer, "EPIG", n_rows, d, c, n_labeled, n)
         if "batchbald" in args.cases:
-            for scale in (0.5, 1.0, 2.0):
+            for scale in () if args.queries else (0.5, 1.0, 2.0):
                 batchbald_case(timer, 4000 // shrink, 50, c, 4 if args.tiny else 10, scale)
             query_case(timer, "BatchBALD", n_rows, d, c, n_labeled, n // 10 + 1 if args.tiny else 10)
 

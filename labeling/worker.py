@@ -101,9 +101,11 @@ def _end() -> None:
 
 def _serve(connection: Connection, setup: Setup, tasks: queue.SimpleQueue[Task]) -> None:
     import torch
+    from tqdm import tqdm
 
     from labeling.engine import Engine
 
+    tqdm.set_lock(threading.RLock())  # its own one would be a semaphore, left behind when this process ends at once
     torch.set_num_threads(max(1, n_cores() - 1))  # one core is for the page
     engine = Engine(setup)
     connection.send(Checked())

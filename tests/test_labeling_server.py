@@ -578,15 +578,28 @@ def test_what_is_no_image_is_never_sent(tmp_path, text):
     made.desk.close()
 
 
-def test_pictures_are_made_anew_and_keep_nothing_of_the_file(tmp_path):
+@pytest.mark.parametrize("size", [50, 300])
+def test_pictures_are_made_anew_and_keep_nothing_of_the_file(tmp_path, size):
     path = tmp_path / "x.png"
     exif = Image.Exif()
     exif[0x010E] = "secret place"
-    Image.effect_noise((300, 300), 90).save(path, exif=exif)
+    Image.effect_noise((size, size), 90).save(path, exif=exif)
     path.write_bytes(path.read_bytes() + b"<script>alert(1)</script>")
     content = make_picture(path, LARGE).content
     assert b"secret" not in content
     assert b"script" not in content
+
+
+def test_images_are_large_and_thumbnails_small(tmp_path):
+    root = tmp_path / "DATA" / "birds" / "unlabeled"
+    root.mkdir(parents=True)
+    for i in range(2):
+        Image.new("RGB", (1500, 900), (i, 0, 0)).save(root / f"{i}.png")
+    made = Served(tmp_path, n_val=0)
+    found = [made.get(f"/api/{place}/1") for place in ("images", "thumbnails")]
+    assert [max(Image.open(io.BytesIO(reply.content)).size) for reply in found] == [LARGE, SMALL]
+    assert (LARGE, SMALL) == (1024, 256)
+    made.desk.close()
 
 
 @pytest.mark.parametrize("size", [(3000, 2000), (200, 3000), (5000, 10), (1024, 1024), (640, 480)])

@@ -559,7 +559,9 @@ function progress(p) {
   const state = [work[p.work.state] ?? p.work.state, p.work.text].filter(Boolean).join(': ')
   if ($('work').textContent !== state) $('work').textContent = state
   $('work').dataset.state = p.work.state
-  $('next').textContent = `Images are chosen by ${p.strategy}.`
+  const missing = p.n_query - p.n_new
+  const when = missing > 0 ? ` The next training comes after ${count(missing, 'label')} more.` : ''
+  $('next').textContent = `Images are chosen by ${p.strategy}.${when}`
   $('advice').replaceChildren(...p.advice.map(line => element('li', line)))
   curve(p.curve)
   bars(p.classes)
@@ -678,6 +680,7 @@ function setUpKeys() {
   }))
   $('group').replaceChildren(...project.classes.map((name, i) => Object.assign(element('option', name), { value: i })))
   $('find').hidden = project.classes.length <= 9
+  $('single').classList.toggle('many', project.classes.length > 9)
   $('grid').hidden = project.blind
 }
 

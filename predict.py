@@ -1,4 +1,7 @@
-"""Predict the classes of new images by a model.pt of DalMax: `python predict.py MODEL FOLDER --out predictions.csv`."""
+"""Predict the classes of new images by a model.pt of DalMax: `python predict.py MODEL FOLDER --out predictions.csv`.
+
+Images that cannot be read are left out with a note; files are written whole, at the end.
+"""
 
 from __future__ import annotations
 

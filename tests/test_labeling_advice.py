@@ -76,6 +76,12 @@ def test_a_paired_gain_is_surer_than_one_of_counts():
     assert paired.n_labels == 30
 
 
+def test_a_small_correlation_counts_as_none():
+    """Newcombe's correction for continuity: 14 x 1 - 2 x 3 is at most half of 20."""
+    old, new = two(20, 14, 2, 3)
+    assert gain_between(old, new) == gain_between(old._replace(correct=None), new)
+
+
 def test_a_gain_is_measured_on_images_that_both_know():
     old, new = two(100, 80, 2, 12)
     more = {**new.correct, **{i: True for i in range(100, 200)}}
@@ -110,6 +116,7 @@ def test_a_forecast_holds_the_truth_of_an_exact_power_law():
     assert found.outlook == "forecast"
     assert 600 <= found.low <= 800 <= found.high <= 1300
     assert found.low <= found.expected <= found.high
+    assert forecast(history(curve, n_val=50_000), target).expected == pytest.approx(800, rel=0.05)
 
 
 def test_more_validation_images_make_a_forecast_narrower():
@@ -133,6 +140,12 @@ def test_what_cannot_be_forecast_is_not():
 def test_a_target_above_the_curve_is_unlikely():
     flat = [0.7, 0.79, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8]
     assert forecast(history(flat, n_val=5000), 0.95).outlook == "unlikely"
+
+
+def test_few_validation_images_are_no_ground_for_a_forecast():
+    flat = [0.5] * 10
+    assert forecast(history(flat, n_val=30), 0.999).outlook == "unlikely"
+    assert forecast(history(flat, n_val=28), 0.999).outlook == "cannot tell yet"
 
 
 def test_a_target_below_the_interval_is_reached():
@@ -172,6 +185,7 @@ RISING = [0.5, 0.6, 0.7, 0.8, 0.9]
         (LEVEL, None, None, "cannot tell yet"),
         (RISING, None, None, "go on"),
         (LEVEL, MOVING, 0.8, "stop"),  # reached
+        (LEVEL, None, 0.88, "cannot tell yet"),  # reached by chance, perhaps
         (LEVEL, None, 0.99, "go on"),  # missed
         (LEVEL, STILL, 0.99, "stop"),  # missed, and more labels change nothing
         (LEVEL, None, 0.91, "cannot tell yet"),

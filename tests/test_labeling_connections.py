@@ -89,8 +89,10 @@ def test_a_thousand_connections_that_say_nothing_stop_nobody(address, sent):
                 assert (status, seconds < 4) == (200, True)
 
 
-def test_the_oldest_idle_connections_make_room(address):
+def test_the_oldest_idle_connections_make_room(tmp_path):
+    make_folder(tmp_path / "birds")
     with contextlib.ExitStack() as stack:
+        address, _ = stack.enter_context(started(tmp_path / "birds", tmp_path / "results"))
         held = [stack.enter_context(connected(address)) for _ in range(MAX_CONNECTIONS + 20)]
         for sock in held[:10]:
             with contextlib.suppress(ConnectionResetError):
@@ -133,6 +135,8 @@ def test_other_addresses_of_this_machine_do_not_answer(address):
 def test_a_busy_port_is_one_line(address):
     with pytest.raises(UserError, match=f"--port {port_of(address)}: another program uses it; give another one"):
         listen(port_of(address))
+    with listen(0) as taken, pytest.raises(UserError, match="another program uses it"):
+        listen(taken.getsockname()[1])  # though it answers nobody yet
     for port in (-1, 65536):
         with pytest.raises(UserError, match=f"--port {port}: must be from 0 to 65535"):
             listen(port)

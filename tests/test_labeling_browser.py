@@ -213,6 +213,18 @@ def test_the_next_images_are_there_before_they_are_needed(chromium, url):
             ada.label()
 
 
+def test_images_are_kept_from_others_while_the_page_is_open(chromium, url):
+    with opened(chromium, url) as visit:
+        visit.page.clock.install()
+        visit.page.reload()
+        Person(visit, "Ada")
+        visit.page.wait_for_load_state("networkidle")
+        visit.page.clock.fast_forward(60_000)
+        visit.page.wait_for_load_state("networkidle")
+        with visit.page.expect_request("**/api/items?*"):
+            visit.page.clock.fast_forward(70_000)
+
+
 def test_a_key_that_is_held_labels_one_image(chromium, place, url):
     with opened(chromium, url) as visit:
         ada = Person(visit, "Ada")
@@ -314,7 +326,7 @@ def test_a_name_is_asked_once_and_the_token_leaves_the_address(chromium, url):
         assert visit.problems == []
 
 
-CLASSES = [f"class {i:02}" for i in range(38)] + ['"><img src=x onerror=alert(1)>', "it's <b>bold<|b>"]
+CLASSES = [f"class {i:02}" for i in range(38)] + ['"><img src=x onerror=alert(1)>', "It's <b>Bold<|b>"]
 
 
 def test_many_classes_with_any_name_are_found(chromium, tmp_path):
@@ -337,6 +349,8 @@ def test_many_classes_with_any_name_are_found(chromium, tmp_path):
         page.keyboard.press("Enter")
         assert ada.index == int(i)
         page.keyboard.press("/")
+        page.keyboard.type("it's <B>b")
+        assert page.locator("#classes button:visible").all_inner_texts() == [CLASSES[39]]
         page.keyboard.press("Escape")
         assert page.locator("#classes button:visible").count() == 40
         ada.label(31)  # z

@@ -7,6 +7,7 @@ const AHEAD = 16 // images asked for at a time
 const REFILL = 8 // ask again when so few are left
 const PRELOADED = 6 // pictures of the next images that are loaded before they are needed
 const KEPT = 40 // pictures in memory
+const RENEW = 120000 // milliseconds after which images are asked for again, to keep them from others
 const POLL = 2000 // milliseconds between looks at the progress
 const RETRY = [300, 1000, 2000, 4000] // milliseconds before sending again
 const BATCH = 100 // answers sent at a time
@@ -23,6 +24,7 @@ let position = 1
 let version = null
 let works = true // false once the server refuses the token
 let undoing = false
+let renewed = 0 // when images were last asked for
 let asking = null // the request for more images that is under way
 let settled = 0 // counts acknowledgements, to know which are newer than a list of images
 let answered = new Map() // key -> Infinity while unsent, else the count at its acknowledgement
@@ -234,6 +236,7 @@ function refill() {
 /* Ask for images. The one on the screen stays; those decided on meanwhile are left out. */
 async function more() {
   const asked = settled
+  renewed = performance.now()
   let result
   try {
     result = await call(`/api/items?annotator=${encodeURIComponent(annotator)}&n=${AHEAD}`)
@@ -533,7 +536,8 @@ async function poll() {
     if (status === 200) {
       if (!unsent.length) connection('')
       progress(data)
-      if (version !== null && (version !== data.version || view === 'empty')) refill()
+      const old = performance.now() - renewed > RENEW
+      if (version !== null && (version !== data.version || view === 'empty' || old)) refill()
       version = data.version
       await adopt()
       if (unsent.length) send()

@@ -657,7 +657,7 @@ function grid() {
 }
 
 function find() {
-  if (view === 'single' && !$('find').hidden) $('filter').focus()
+  if (view === 'single' && !$('find').hidden) $('filter').select()
 }
 
 function choose(label) {
@@ -707,13 +707,17 @@ function onKey(event) {
 }
 
 function onFilterKey(event) {
-  if (event.key === 'Escape') $('filter').value = ''
-  else if (event.key !== 'Enter' || event.repeat) return
-  event.preventDefault()
+  const filter = $('filter')
   const first = $('classes').querySelector('button:not([hidden])')
-  $('filter').blur()
-  if (event.key === 'Enter' && first && shown) decide('label', Number(first.dataset.class))
-  else if (shown) order(shown)
+  if (event.key === 'Escape') {
+    filter.value = ''
+    filter.blur()
+    if (shown) order(shown)
+  } else if (event.key === 'Enter' && !event.repeat && first && shown) {
+    filter.blur()
+    decide('label', Number(first.dataset.class))
+  } else if (event.key !== 'Enter') return
+  event.preventDefault()
 }
 
 function setUpButtons() {

@@ -19,14 +19,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from labeling.server import serve
-
 from labeling.commands import FORMATS, PICK_FORMATS, export, ingest, review, select, setup_of, status
 from labeling.project import Project
+from labeling.server import serve
 from labeling.session import Session
 from labeling.settings import Settings
 from labeling.work import Checked, Event, Failed
-from labeling.worker import Worker
+from labeling.worker import TrainingProcess
 from utils import Parser, UserError, exit_code
 
 COMMANDS = ("select", "ingest", "status", "export", "review")
@@ -122,7 +121,7 @@ async def label(args: argparse.Namespace, project: Project) -> None:
     def receive(event: Event) -> None:
         loop.call_soon_threadsafe(on_event, event)
 
-    with closing(Worker(setup_of(project, args.device), receive)) as worker:
+    with closing(TrainingProcess(setup_of(project, args.device), receive)) as worker:
         if project.is_new:  # settings are recorded once they are known to be usable
             await checked
             project.save()

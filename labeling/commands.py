@@ -23,7 +23,7 @@ from labeling.label_studio import Ranked, labeling_config
 from labeling.log import Decision, now
 from labeling.progress import progress
 from labeling.project import Project, picks_of
-from labeling.records import Pick
+from labeling.records import Chosen
 from labeling.work import Setup, Suggestion, Task
 from utils import UserError, printable, warn
 
@@ -67,7 +67,7 @@ def select(project: Project, device: str, n: int, out: Path, form: Form, validat
         project.save()
         votes = project.standing.votes
         idxs = [i for i in project.validation if project.files[i].path not in votes]
-        picks = [Pick(0, rank, i, project.files[i].path) for rank, i in enumerate(idxs)]
+        picks = [Chosen(0, rank, i, project.files[i].path) for rank, i in enumerate(idxs)]
         what = "to measure with, drawn at random; label them without suggestions"
     else:
         picks, what = _chosen(project, device, n)
@@ -82,7 +82,7 @@ def select(project: Project, device: str, n: int, out: Path, form: Form, validat
         print(f"# the labeling interface for these classes: {printable(interface)}")
 
 
-def _chosen(project: Project, device: str, n: int) -> tuple[list[Pick], str]:
+def _chosen(project: Project, device: str, n: int) -> tuple[list[Chosen], str]:
     """The picks of a query, recorded as those of the page are where labels have come since the last training."""
     engine, unreadable = _engine(project, device)
     labels = {i: c for i, c in project.labels().items() if i not in unreadable}

@@ -36,11 +36,11 @@ def progress(project: Project, annotator: str) -> dict[str, Any]:
         "n_disputed": actions[DISPUTED],
         "classes": [{"name": name, "count": counts[i]} for i, name in enumerate(settings.classes)],
         "labels_per_minute": labels_per_minute(project, annotator),
-        "curve": curve(project),
+        "curve": accuracy_curve(project),
         "strategy": settings.strategy_name if rounds else settings.first_strategy,
         "n_query": settings.n_query,
         "n_new": len(labels) - sum(i in labels for i in project.validation) - project.records.n_trained,
-        "advice": _advice(tuple(points(project)), settings.target),
+        "advice": _advice(tuple(trainings(project)), settings.target),
     }
 
 
@@ -49,7 +49,7 @@ def _advice(history: tuple[Point, ...], target: float | None) -> list[str]:
     return [*advise(history, target).text]
 
 
-def curve(project: Project) -> list[dict[str, Any]]:
+def accuracy_curve(project: Project) -> list[dict[str, Any]]:
     """The accuracy on validation images after each training, with its interval at 95 %."""
     found = []
     for m in project.records.rounds:
@@ -61,7 +61,7 @@ def curve(project: Project) -> list[dict[str, Any]]:
     return found
 
 
-def points(project: Project) -> list[Point]:
+def trainings(project: Project) -> list[Point]:
     """The trainings so far, as advice reads them."""
     return [Point(m.row.round, m.row.n_labeled, m.n_val, m.n_correct, m.agreement) for m in project.records.rounds]
 

@@ -13,7 +13,7 @@ import numpy as np
 from files import lock_file, write_atomic, writing
 from images.listing import File, Listing, list_to_label
 from labeling.log import LABEL, LABELS, LabelLog, Standing, read_log, standing
-from labeling.records import Pick, Records, lost
+from labeling.records import Chosen, Records, lost
 from labeling.settings import Settings, check_classes, read_settings
 from labeling.work import Result
 from runs.format import CONFIG, LOCK, ROUNDS, json_text, read_config
@@ -56,7 +56,7 @@ class Project:
         self._lock = self._locked() if writable else None
         try:
             self._open(recorded, given, writable)
-        except BaseException:
+        except (UserError, OSError):
             self.close()
             raise
 
@@ -221,7 +221,7 @@ def _merged(before: Settings, given: dict[str, Any], folders: list[str]) -> Sett
     return replace(settings, classes=tuple(kept))
 
 
-def picks_of(project: Project, result: Result, round: int) -> list[Pick]:
+def picks_of(project: Project, result: Result, round: int) -> list[Chosen]:
     """The picks of a result as rows of queries.csv; those of a round that is there already continue its ranks."""
     latest = project.records.latest
     first = len(latest) if latest and latest[-1].round == round else 0
@@ -230,5 +230,5 @@ def picks_of(project: Project, result: Result, round: int) -> list[Pick]:
         s = result.suggestions.get(i)
         score = result.scores[rank] if result.scores else None
         name, probability = (project.settings.classes[s.label], s.probability) if s else ("", None)
-        picks.append(Pick(round, first + rank, i, project.files[i].path, score, name, probability))
+        picks.append(Chosen(round, first + rank, i, project.files[i].path, score, name, probability))
     return picks

@@ -27,7 +27,7 @@ PICK_EXTRAS = ("score", "suggestion", "probability")
 
 
 @dataclass(frozen=True)
-class Pick:
+class Chosen:
     """An image that a query chose.
 
     Attributes:
@@ -103,7 +103,7 @@ class Records:
         self._picks_table = Table(self._picks_table.columns, self._picks_table.rows[: len(self.picks)])
 
     @property
-    def latest(self) -> list[Pick]:
+    def latest(self) -> list[Chosen]:
         """The picks of the last query."""
         return [p for p in self.picks if p.round == self.picks[-1].round] if self.picks else []
 
@@ -112,7 +112,7 @@ class Records:
         """Labels that the last training used."""
         return self.rounds[-1].row.n_labeled if self.rounds else 0
 
-    def commit(self, measured: Measured | None, picks: Sequence[Pick]) -> None:
+    def commit(self, measured: Measured | None, picks: Sequence[Chosen]) -> None:
         """Record a query and, after it, the training that it followed; None for a draw before any training.
 
         Raises:
@@ -144,9 +144,9 @@ class Records:
             found.append(Measured(row, n_val, n_correct, agreement))
         return found
 
-    def _read_picks(self) -> list[Pick]:
+    def _read_picks(self) -> list[Chosen]:
         path, table = self._folder / QUERIES, self._picks_table
-        picks: list[Pick] = []
+        picks: list[Chosen] = []
         for i, row in enumerate(table.records()):
             numbers = [row[c] for c in ("round", "rank", "index")]
             if not all(WHOLE_NUMBER.fullmatch(cell) for cell in numbers):
@@ -156,10 +156,10 @@ class Records:
             except ValueError as e:
                 raise damaged_row(path, table, i, str(e)) from None
             of_round, rank, index = map(int, numbers)
-            last = picks[-1] if picks else Pick(0, -1, -1, "")
+            last = picks[-1] if picks else Chosen(0, -1, -1, "")
             if (of_round, rank) != (last.round, last.rank + 1) and (of_round <= last.round or rank != 0):
                 raise damaged_row(path, table, i, f"{','.join(numbers)!r} does not follow the line above")
-            picks.append(Pick(of_round, rank, index, row["path"], score, row.get("suggestion", ""), probability))
+            picks.append(Chosen(of_round, rank, index, row["path"], score, row.get("suggestion", ""), probability))
         return picks
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from labeling.log import DISPUTED, LABEL, REVIEW, SKIP, UNDO, UNSURE, Decision, now
 from labeling.progress import progress
 from labeling.project import Project, picks_of
-from labeling.work import Checked, Event, Failed, Progress, Ready, Result, Suggestion, Task
+from labeling.work import Checked, Event, Failed, Preparing, Ready, Result, Suggestion, Task
 from utils import UserError, stream
 
 LEASE_SECONDS = 300.0  # of silence, after which an annotator's images are given to others
@@ -235,7 +235,7 @@ class Session:
     def receive(self, event: Event) -> None:
         """Take note of what the training process says."""
         self.version += 1
-        if isinstance(event, Progress):
+        if isinstance(event, Preparing):
             self.work = {"state": "embedding", "text": event.text}
         elif isinstance(event, Ready):
             self.unreadable = event.unreadable

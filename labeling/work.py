@@ -87,7 +87,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Progress:
+class Preparing:
     """How far the preparation of the images is."""
 
     text: str
@@ -121,4 +121,4 @@ class Failed:
     final: bool
 
 
-Event = Progress | Ready | Checked | Failed | Result
+Event = Preparing | Ready | Checked | Failed | Result

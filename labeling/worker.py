@@ -17,14 +17,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
-from labeling.work import Checked, Event, Failed, Progress, Ready, Setup, Task
+from labeling.work import Checked, Event, Failed, Preparing, Ready, Setup, Task
 from utils import UserError, duration, n_cores
 
 REPORT_SECONDS = 1.0  # between two reports of the preparation
 STOP_SECONDS = 5.0  # until a process that does not end by itself is killed
 
 
-class Worker:
+class TrainingProcess:
     """A process that trains; events come by a thread of this one.
 
     Args:
@@ -128,7 +128,7 @@ def _serve(connection: Connection, setup: Setup, tasks: queue.SimpleQueue[Task])
             return
         last[0] = time.monotonic()
         left = (last[0] - start) / done * (total - done)
-        connection.send(Progress(f"embedding: {done:,} of {total:,} images, about {duration(left)} left"))
+        connection.send(Preparing(f"embedding: {done:,} of {total:,} images, about {duration(left)} left"))
 
     connection.send(Ready(engine.load(report)))
     while True:

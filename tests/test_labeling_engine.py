@@ -12,8 +12,8 @@ from PIL import Image
 from labeling.commands import setup_of
 from labeling.engine import Engine
 from labeling.project import Project
-from labeling.work import Checked, Failed, Progress, Ready, Result, Task
-from labeling.worker import Worker
+from labeling.work import Checked, Failed, Preparing, Ready, Result, Task
+from labeling.worker import TrainingProcess
 from training.model_file import read_model
 from utils import UserError
 
@@ -178,10 +178,10 @@ def events_of(worker_queue, until, seconds=120):
 def test_the_training_process_does_tasks_and_ends_with_its_owner(tmp_path):
     p = project(tmp_path, 30, **FEATURES)
     events = queue.Queue()
-    worker = Worker(setup_of(p, "cpu"), events.put)
+    worker = TrainingProcess(setup_of(p, "cpu"), events.put)
     started = events_of(events, Ready)
     assert isinstance(started[0], Checked)
-    assert all(isinstance(e, Progress) for e in started[1:-1])
+    assert all(isinstance(e, Preparing) for e in started[1:-1])
     worker.submit(task(p, known(p, range(12))))
     assert isinstance(events_of(events, Result)[-1], Result)
     worker._process.kill()
@@ -193,7 +193,7 @@ def test_the_training_process_does_tasks_and_ends_with_its_owner(tmp_path):
 def test_the_training_process_says_why_it_cannot_start(tmp_path):
     p = project(tmp_path, 6, strategy_name="Nonsense")
     events = queue.Queue()
-    worker = Worker(setup_of(p, "cpu"), events.put)
+    worker = TrainingProcess(setup_of(p, "cpu"), events.put)
     failed = events_of(events, Failed)[-1]
     assert failed.final
     assert "--strategy_name Nonsense" in failed.text

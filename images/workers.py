@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import warnings
@@ -91,6 +92,8 @@ def workers() -> Iterator[Executor]:
         if sys.platform == "linux" and hasattr(os, "fork"):
             warnings.filterwarnings("ignore", "This process.*is multi-threaded, use of fork", DeprecationWarning)
             executor = ProcessPoolExecutor(n_cores(), multiprocessing.get_context("fork"), initializer=_start_worker)
+            with _interrupt_after():
+                executor.submit(os.getpid)  # forks all of them
         else:
             warnings.simplefilter("ignore")  # decode's own filter is not safe among threads
             executor = ThreadPoolExecutor(n_cores())
@@ -100,10 +103,24 @@ def workers() -> Iterator[Executor]:
             executor.shutdown(cancel_futures=True)
 
 
+@contextmanager
+def _interrupt_after() -> Iterator[None]:
+    """Delay Ctrl-C to the end of this block, in which a process forks: there, Python would lose the exception."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if received and callable(before):
+        before(signal.SIGINT, None)
+
+
 def _start_worker() -> None:
     """Ignore Ctrl-C, which the parent handles, and exit when the parent ends, even if it is killed."""
-    import signal
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 

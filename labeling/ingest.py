@@ -25,7 +25,8 @@ MOST_PROBLEMS = 5  # that an error lists
 PARTS_OF_EXPORTS = ("train", "val", "validation", "test")  # what may stand above the folders of the classes
 NOT_LABELED = ("unlabeled", "_unlabeled")
 RANK = re.compile(r"\d+_")  # before the names in a folder of picks
-DECISIONS = ("label", "skip", "unsure")
+DECISIONS = ("label", "skip", "unsure", "review")
+NAMES_A_CLASS = ("label", "review")
 
 
 class Given(NamedTuple):
@@ -35,7 +36,7 @@ class Given(NamedTuple):
         path: relative to the data set's folder.
         label: name of the class; empty for other actions.
         annotator: who decided; empty where the file does not say.
-        action: label, skip or unsure.
+        action: label, skip, unsure or review, a label that replaces what others decided before.
     """
 
     path: str
@@ -83,7 +84,7 @@ def _checked(source: Path, claims: Iterable[Claim], classes: Sequence[str], know
         before = stands.get(key)
         if problem := claim.problem or _problem(claim, names, known, before):
             problems.append(f"{claim.where}: {problem}")
-        elif before is None or (before.action != "label" and claim.action == "label"):
+        elif before is None or (not before.label and claim.label):
             stands[key] = claim
     if problems:
         n, more = len(problems), len(problems) - MOST_PROBLEMS
@@ -97,9 +98,9 @@ def _problem(claim: Claim, classes: Collection[str], known: Collection[str], bef
     """What is wrong with a claim; empty if nothing is."""
     if claim.path not in known:
         return f"no image {claim.path}"
-    if claim.action == "label" and claim.label not in classes:
+    if claim.action in NAMES_A_CLASS and claim.label not in classes:
         return f"no class {claim.label!r}"
-    if before is not None and "label" == claim.action == before.action and claim.label != before.label:
+    if before is not None and claim.label and before.label and claim.label != before.label:
         return f"{claim.path} is {claim.label} here and {before.label} in {before.where}, both by {_who(claim)}"
     return ""
 
@@ -204,8 +205,8 @@ def _of_plain(records: Iterator[tuple[str, Record]]) -> Iterator[Claim]:
 
 def _fold(records: Iterator[tuple[str, Record]]) -> Iterator[Claim]:
     """What stands at the end of a label log: an undo takes back its annotator's last decision on the image."""
-    decided: dict[tuple[str, str], list[Claim]] = {}
-    for where, record in records:
+    decided: dict[tuple[str, str], list[tuple[int, Claim]]] = {}
+    for row, (where, record) in enumerate(records):
         if not record:
             yield _misshapen(where)
             continue
@@ -213,11 +214,11 @@ def _fold(records: Iterator[tuple[str, Record]]) -> Iterator[Claim]:
         past = decided.setdefault((record["path"], record.get("annotator", "")), [])
         if action == "undo":
             del past[-1:]
-        elif action in DECISIONS and (action == "label") == bool(label):
-            past.append(Claim(where, record["path"], label, record.get("annotator", ""), action))
+        elif action in DECISIONS and (action in NAMES_A_CLASS) == bool(label):
+            past.append((row, Claim(where, record["path"], label, record.get("annotator", ""), action)))
         else:
             yield Claim(where, "", "", "", "label", f"the action is {action[:40]!r} and the label {label[:40]!r}")
-    yield from (past[-1] for past in decided.values() if past)
+    yield from (claim for _, claim in sorted(past[-1] for past in decided.values() if past))
 
 
 # Folders

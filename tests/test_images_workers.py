@@ -128,3 +128,22 @@ def test_few_images_are_decoded_without_workers(beasts, monkeypatch):
     data_dir, pixels = beasts
     monkeypatch.setattr(workers, "workers", None)  # a call would fail
     check(load("Beasts", data_dir, SIDE), pixels)
+
+
+INTERRUPTED_WHILE_FORKING = """
+import os, signal
+from images.workers import workers
+os.register_at_fork(before=lambda: os.kill(os.getpid(), signal.SIGINT))
+try:
+    with workers() as executor:
+        print(executor.submit(pow, 2, 3).result())
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
+def test_ctrl_c_while_processes_fork_is_not_lost():
+    command = [sys.executable, "-c", INTERRUPTED_WHILE_FORKING]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")

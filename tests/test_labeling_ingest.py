@@ -385,3 +385,12 @@ def test_a_folder_without_folders_is_refused(tmp_path):
     folder = sorted_folder(tmp_path, ["a.jpg"])
     refused(folder, "has no folders")
     shutil.rmtree(folder)
+
+
+def test_a_review_in_a_log_still_decides_after_the_decisions_before_it(tmp_path):
+    rows = [("y", "label", "duck"), ("x", "label", "heron"), ("y", "review", "gull")]
+    lines = [f"t,{who},a.png,{action},{name},,,\n" for who, action, name in rows]
+    path = tmp_path / "labels.csv"
+    path.write_text("time,annotator,path,action,label,seconds,suggestion,probability\n" + "".join(lines))
+    given = read_labels(path, ["duck", "gull", "heron"], ["a.png"])
+    assert [(g.annotator, g.action, g.label) for g in given] == [("x", "label", "heron"), ("y", "review", "gull")]

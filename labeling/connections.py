@@ -29,8 +29,9 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         self.since = self.loop.time()
         self.timer = self.loop.call_later(IDLE_SECONDS, self.close_if_idle)
-        if len(self.connections) > MAX_CONNECTIONS:
-            idle = [c for c in self.connections if isinstance(c, Connection) and c.is_idle]
+        left = [c for c in self.connections if isinstance(c, Connection) and not c.transport.is_closing()]
+        if len(left) > MAX_CONNECTIONS:
+            idle = [c for c in left if c.is_idle]
             min(idle, key=lambda c: c.since, default=self).transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -9,10 +9,11 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -81,6 +82,15 @@ def _decode_rows(
     return unreadable
 
 
+class _Processes(ProcessPoolExecutor):
+    """Processes that are forked with the first task."""
+
+    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Hand a task over; Ctrl-C meanwhile counts afterwards."""
+        with _interrupt_after():
+            return super().submit(*args, **kwargs)
+
+
 @contextmanager
 def workers() -> Iterator[Executor]:
     """One forked process per core; threads where forking is missing or unsafe.
@@ -91,9 +101,7 @@ def workers() -> Iterator[Executor]:
     with warnings.catch_warnings():
         if sys.platform == "linux" and hasattr(os, "fork"):
             warnings.filterwarnings("ignore", "This process.*is multi-threaded, use of fork", DeprecationWarning)
-            executor = ProcessPoolExecutor(n_cores(), multiprocessing.get_context("fork"), initializer=_start_worker)
-            with _interrupt_after():
-                executor.submit(os.getpid)  # forks all of them
+            executor = _Processes(n_cores(), multiprocessing.get_context("fork"), initializer=_start_worker)
         else:
             warnings.simplefilter("ignore")  # decode's own filter is not safe among threads
             executor = ThreadPoolExecutor(n_cores())

@@ -11,6 +11,8 @@ import startup  # noqa: F401  # before what is slow to import
 
 import argparse
 import asyncio
+import html
+import os
 import sys
 import webbrowser
 from collections.abc import Callable
@@ -26,8 +28,9 @@ from labeling.session import Session
 from labeling.settings import Settings
 from labeling.work import Checked, Event, Failed
 from labeling.worker import TrainingProcess
-from utils import Parser, UserError, exit_code
+from utils import Parser, UserError, exit_code, printable
 
+LINK = "open.html"  # beside the project's state
 COMMANDS = ("select", "ingest", "status", "export", "review")
 HELP = {
     "classes": "names of the classes, in the order of their keys; by default those of train/",
@@ -132,12 +135,20 @@ def opener(args: argparse.Namespace, project: Project) -> Callable[[str], None]:
     """What is done with the page's address."""
 
     def open_page(url: str) -> None:
-        print(f"# {len(project.files)} images of {project.name}; label them at {url}", flush=True)
-        print(f"# Ctrl-C ends; everything is kept in {project.folder}", flush=True)
+        print(f"# {len(project.files)} images of {printable(project.name)}; label them at {url}", flush=True)
+        print(f"# Ctrl-C ends; everything is kept in {printable(project.folder)}", flush=True)
         if not args.no_browser:
-            webbrowser.open(url)
+            webbrowser.open(private_link(project.folder / LINK, url).as_uri())
 
     return open_page
+
+
+def private_link(path: Path, url: str) -> Path:
+    """A file that leads a browser to the page. Its address holds a token, and all users see arguments of commands."""
+    path.unlink(missing_ok=True)
+    with open(path, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as f:
+        f.write(f'<!doctype html><meta http-equiv="refresh" content="0; url={html.escape(url)}">\n')
+    return path.resolve()
 
 
 def run(command: str, args: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ import random
 import pytest
 from labeling_projects import CLASSES, Desk, truth
 
+import label as label_script
 from files import to_csv
 from labeling.log import COLUMNS, Decision, read_log
 from labeling.project import Project
@@ -442,3 +443,10 @@ def test_class_names_that_cannot_be_folders_are_refused(tmp_path, classes, messa
     (tmp_path / "DATA" / "x.png").write_bytes(b"")
     with pytest.raises(UserError, match=message):
         Project(tmp_path / "DATA", tmp_path / "results", {"classes": classes})
+
+
+def test_the_link_that_opens_the_page_is_private(tmp_path):
+    (tmp_path / "open.html").write_text("old")
+    path = label_script.private_link(tmp_path / "open.html", "http://127.0.0.1:8000/#token=abc")
+    assert "url=http://127.0.0.1:8000/#token=abc" in path.read_text()
+    assert path.stat().st_mode & 0o077 == 0

@@ -22,7 +22,7 @@ class EPIG(ScoreStrategy):
     Source: Bickford Smith, Kirsch, Farquhar, Gal, Foster, Rainforth, "Prediction-oriented Bayesian active learning",
     AISTATS 2023.
     Cost: passes over M targets, which are drawn from all images, and over the unlabeled ones; K products with the
-    head, then U M C^2 products of K numbers.
+    head, then U M C^2 products of K numbers, which with 100 classes take 10 ms an image: use candidates there.
     """
 
     needs_dropout = True

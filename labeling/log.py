@@ -16,7 +16,6 @@ from typing import NamedTuple
 from files import Table, damaged_row, read_text, to_csv, whole_rows, write_atomic, writing
 from utils import UserError, warn
 
-LABELS = "labels.csv"
 COLUMNS = ("time", "annotator", "path", "action", "label", "seconds", "suggestion", "probability")
 LABEL, SKIP, UNSURE, UNDO, REVIEW = "label", "skip", "unsure", "undo", "review"
 ACTIONS = (LABEL, SKIP, UNSURE, UNDO, REVIEW)

@@ -12,11 +12,11 @@ import numpy as np
 
 from files import lock_file, write_atomic, writing
 from images.listing import File, Listing, list_to_label
-from labeling.log import LABEL, LABELS, LabelLog, Standing, read_log, standing
+from labeling.log import LABEL, LabelLog, Standing, read_log, standing
 from labeling.records import Chosen, Records, lost
 from labeling.settings import Settings, check_classes, read_settings
 from labeling.work import Result
-from runs.format import CONFIG, LOCK, ROUNDS, json_text, read_config
+from runs.format import CONFIG, LABELS, LOCK, ROUNDS, json_text, read_config
 from utils import UserError, stream, warn
 
 FOLDER = "labeling"  # below the folder of results

@@ -32,6 +32,7 @@ PREDICTIONS = "predictions.csv"  # this file and those below: of the last round
 CONFUSION = "confusion_matrix.csv"
 MODEL = "model.pt"
 LAST_ROUND = "last_round.json"  # which round the three files above show, and their digests
+LABELS = "labels.csv"  # of a project of label.py, which is no run
 LOCK = ".lock"  # held by the process that writes the folder
 
 KEY_COLUMNS = ("round", "n_labeled")  # of rounds.csv, without which a row means nothing

@@ -18,6 +18,7 @@ from runs.confusion import Confusion, read_confusion
 from runs.format import (
     CONFIG,
     CONFUSION,
+    LABELS,
     QUERIES,
     ROUNDS,
     Round,
@@ -147,7 +148,7 @@ def is_run(folder: Path) -> bool:
 
 
 def find_runs(root: Path) -> tuple[list[Run], list[str]]:
-    """Read every run below a folder, hidden folders left out, in the order of their paths.
+    """Read every run below a folder, hidden folders and projects of label.py left out, in the order of their paths.
 
     Returns:
         The runs, and one line about each damaged file, of a run that was left out or of an environment.json.
@@ -163,7 +164,7 @@ def find_runs(root: Path) -> tuple[list[Run], list[str]]:
         real = os.path.realpath(here)
         if real in seen:  # a link to a folder above it would never end
             below.clear()
-        elif is_run(Path(here)):
+        elif is_run(Path(here)) and not (Path(here) / LABELS).is_file():
             folders.append(Path(here))
         seen.add(real)
     runs: list[Run] = []

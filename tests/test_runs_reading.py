@@ -299,3 +299,12 @@ def test_a_hyperparameter_that_only_some_runs_record_names_those(tmp_path):
 def test_configuration_is_kept_as_it_is_read(tmp_path):
     folder = write_run(tmp_path, "BADGE", 1, rising(3), unknown=[1, None])
     assert read_run(folder).config == json.loads((folder / "config.json").read_text())
+
+
+def test_a_labeling_project_is_no_run(tmp_path):
+    results = tmp_path / "results"
+    write_run(results, "BADGE", 1, rising(3))
+    (found,), _ = find_runs(results)
+    (found.folder / "labels.csv").write_text("time\n")
+    with pytest.raises(UserError, match="no run below it"):
+        find_runs(results)

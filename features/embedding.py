@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from features.backbones import Backbone
 from features.sources import Source
-from images.workers import workers
+from images.workers import in_order, workers
 from utils import UserError, has_fast_bf16, n_cores
 
 TASK_SIZE = 32  # images that a core reads at a time
@@ -90,13 +89,8 @@ def _in_order(executor: Executor, f: Callable[[int], Block], start: int, stop: i
     """f(start), f(start + step), ... from the workers, a few ahead of what is used."""
     _jobs[id(f)] = f
     try:
-        waiting: deque[Future[Block]] = deque()
-        for i in range(start, stop, step):
-            waiting.append(executor.submit(_do, id(f), i))
-            if len(waiting) > 2 * TASKS_A_BATCH + 2 * n_cores():
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        ahead = 2 * TASKS_A_BATCH + 2 * n_cores()
+        yield from in_order(lambda i: executor.submit(_do, id(f), i), range(start, stop, step), ahead)
     finally:
         del _jobs[id(f)]
 

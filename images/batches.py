@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+import itertools
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from images.decoding import try_decode
 from images.listing import File
 from images.memory import memory_for_decoding
-from images.workers import workers
+from images.workers import in_order, workers
 from utils import UserError, n_cores
 
 TASK_FILES, TASK_BYTES = 64, 2**24  # that a process decodes at a time; the smaller of the two
@@ -69,25 +69,15 @@ def _decoded_by_processes(root: Path, files: Sequence[File], img_size: int, crop
     if len(starts) <= 1:
         yield from (_decode(root, files, start, img_size, crop, memory) for start in starts)
         return
-    done: list[Batch] = []
-    waiting: deque[Future[Batch]] = deque()
     try:
         with workers() as executor:
-            for start in starts:
-                part = files[start : start + step]
-                waiting.append(executor.submit(_decode, root, part, start, img_size, crop, memory))
-                if len(waiting) > n_joined + 2 * n_cores():
-                    done.append(waiting.popleft().result())
-                if len(done) == n_joined:
-                    yield _joined(done)
-                    done = []
-            for future in waiting:
-                done.append(future.result())
-                if len(done) == n_joined:
-                    yield _joined(done)
-                    done = []
-            if done:
-                yield _joined(done)
+
+            def submit(start: int) -> Future[Batch]:
+                return executor.submit(_decode, root, files[start : start + step], start, img_size, crop, memory)
+
+            parts = in_order(submit, starts, n_joined + 2 * n_cores())
+            while joined := list(itertools.islice(parts, n_joined)):
+                yield _joined(joined)
     except BrokenProcessPool as e:
         raise UserError(f"a process that read images of {root} was killed; is the memory full? Start again") from e
 

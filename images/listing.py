@@ -194,10 +194,16 @@ def _image_files(folder: Path, path: str, label: int, passed_over: PassedOver) -
     for entry in visible(folder):
         if _is_folder(entry):
             yield from _image_files(folder / entry.name, f"{path}/{entry.name}", label, passed_over)
-        elif why := _why_passed_over(entry):
-            passed_over.files[why] += 1
         else:
-            yield File(f"{path}/{entry.name}", label, *_stamp(entry))
+            yield from _image(entry, f"{path}/{entry.name}", label, passed_over)
+
+
+def _image(entry: os.DirEntry[str], path: str, label: int, passed_over: PassedOver) -> Iterator[File]:
+    """A file, if it is an image; else it is counted."""
+    if why := _why_passed_over(entry):
+        passed_over.files[why] += 1
+    else:
+        yield File(path, label, *_stamp(entry))
 
 
 def _files_of_class(folder: Path, path: str, label: int, passed_over: PassedOver) -> list[File]:
@@ -328,14 +334,10 @@ def list_to_label(root: Path, classes: Sequence[str]) -> Listing:
         else:
             passed_over.folders.append(name)
     for entry in entries:
-        if entry.name in folders:
-            continue
-        if why := _why_passed_over(entry):
-            passed_over.files[why] += 1
-        else:
-            unlabeled.append(File(entry.name, -1, *_stamp(entry)))
+        if entry.name not in folders:
+            unlabeled += _image(entry, entry.name, -1, passed_over)
     train = sorted(unlabeled) + sorted(labeled, key=lambda f: f.path)
-    ordered = {name: files for name, files in sorted(splits.items(), reverse=True)}  # val before test
+    ordered = dict(sorted(splits.items(), reverse=True))  # val before test
     return Listing([*classes], {"train": train, **ordered}, passed_over)
 
 

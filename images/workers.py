@@ -8,12 +8,13 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -23,6 +24,7 @@ from images.listing import File
 from images.memory import memory_for_decoding
 from utils import UserError, n_cores, printable
 
+T = TypeVar("T")
 TASK_SIZE = 64  # files that a process decodes at a time
 FEW_FILES, FEW_BYTES = 1000, 20e6  # below both, one process is done before others have started
 
@@ -109,6 +111,17 @@ def workers() -> Iterator[Executor]:
             yield executor
         finally:
             executor.shutdown(cancel_futures=True)
+
+
+def in_order(submit: Callable[[int], Future[T]], starts: Iterable[int], ahead: int) -> Iterator[T]:
+    """The results of submit(start) for each of `starts`, in order; so many are on their way ahead of what is used."""
+    waiting: deque[Future[T]] = deque()
+    for start in starts:
+        waiting.append(submit(start))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 @contextmanager

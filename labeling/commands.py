@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -19,7 +20,7 @@ from labeling.export import (
     write_picks,
 )
 from labeling.ingest import read_labels
-from labeling.label_studio import Ranked, labeling_config
+from labeling.label_studio import labeling_config
 from labeling.log import Decision, now
 from labeling.progress import progress
 from labeling.project import Project, picks_of
@@ -67,14 +68,13 @@ def select(project: Project, device: str, n: int, out: Path, form: Form, validat
         project.save()
         votes = project.standing.votes
         idxs = [i for i in project.validation if project.files[i].path not in votes]
-        picks = [Chosen(0, rank, i, project.files[i].path) for rank, i in enumerate(idxs)]
+        picks = [Chosen(rank, i, project.files[i].path) for rank, i in enumerate(idxs)]
         what = "to measure with, drawn at random; label them without suggestions"
     else:
         picks, what = _chosen(project, device, n)
     if not picks:
         raise UserError(f"{project.root}: no image is left to choose")
-    ranked = [Ranked(k, p.index, p.path, p.score, p.suggestion, p.probability) for k, p in enumerate(picks)]
-    write_picks(ranked, form, out, project.root)
+    write_picks([replace(p, rank=k) for k, p in enumerate(picks)], form, out, project.root)
     print(f"# {len(picks)} images {what}; written to {printable(out)}")
     if form == "labelstudio":
         interface = out.with_suffix(".xml")
@@ -85,9 +85,7 @@ def select(project: Project, device: str, n: int, out: Path, form: Form, validat
 def _chosen(project: Project, device: str, n: int) -> tuple[list[Chosen], str]:
     """The picks of a query, recorded as those of the page are where labels have come since the last training."""
     engine, unreadable = _engine(project, device)
-    labels = {i: c for i, c in project.labels().items() if i not in unreadable}
-    measuring = {i: c for i, c in labels.items() if i in project.is_validation}
-    training = {i: c for i, c in labels.items() if i not in project.is_validation}
+    training, measuring = project.labels_by_use(unreadable)
     candidates = [i for i in project.undecided() if i not in unreadable]
     if not candidates:
         return [], ""

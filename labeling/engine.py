@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data import Inputs, Pool
+from data import Inputs, Pool, channels_first
 from features.backbones import Backbone, load_backbone
 from features.cache import cached_features
 from features.rows import feature_stats
@@ -103,7 +103,7 @@ class Engine:
             x, unreadable = features.x, dict(features.unreadable)
         else:
             pixels = cached_images(root, listing, data_dir, self.settings.img_size)
-            x, unreadable = torch.from_numpy(pixels.x).permute(0, 3, 1, 2), dict(pixels.unreadable)
+            x, unreadable = channels_first(torch.from_numpy(pixels.x)), dict(pixels.unreadable)
         n = {name: len(files) for name, files in listing.splits.items()}
         readable = np.array([i not in unreadable for i in range(sum(n.values()))])
         rows = np.cumsum(readable) - 1  # of each file
@@ -276,7 +276,7 @@ class Engine:
         wanted = {*shown, *task.queued, *(i for idxs in groups.values() for i in idxs)} & {*position}
         ordered = sorted(wanted)
         found = suggestions(probs[[position[i] for i in ordered]])
-        return Result(result.picks, result.scores, dict(zip(ordered, found, strict=True)), groups, result.measured)
+        return replace(result, suggestions=dict(zip(ordered, found, strict=True)), groups=groups)
 
     # model.pt
 

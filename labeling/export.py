@@ -14,7 +14,8 @@ from typing import Literal, NamedTuple
 
 from files import open_regular, read_text, to_csv, write_atomic, writing
 from images.listing import is_plain
-from labeling.label_studio import Ranked, labeled_task, tasks_text, tasks_to_label
+from labeling.label_studio import labeled_task, tasks_text, tasks_to_label
+from labeling.records import Ranked
 from utils import UserError
 
 LABEL_COLUMNS = ("path", "label", "part")

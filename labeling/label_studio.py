@@ -11,13 +11,13 @@ import math
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 from xml.sax.saxutils import quoteattr
 
+from labeling.records import Ranked
 from utils import UserError
 
 FROM_NAME, TO_NAME = "label", "image"  # of the controls in the labeling config
@@ -26,27 +26,6 @@ PATH_KEY = "dalmax_path"  # of a task's data: survives the round trip
 UPLOADED = re.compile(r"[0-9a-f]{8}-")  # what Label Studio puts before the names of uploaded files
 NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # characters that XML 1.0 cannot hold
 MODEL_VERSION = "dalmax"
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """An image that was picked to be labeled.
-
-    Attributes:
-        rank: 0 is the first to be labeled.
-        index: a position in the training set.
-        path: relative to the data set's folder, with forward slashes.
-        score: the strategy's, higher is labeled sooner; None where it has none.
-        suggestion: name of the most probable class; empty where there is no model yet.
-        probability: of the suggestion.
-    """
-
-    rank: int
-    index: int
-    path: str
-    score: float | None = None
-    suggestion: str = ""
-    probability: float | None = None
 
 
 class Claim(NamedTuple):

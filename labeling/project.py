@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -165,11 +165,6 @@ class Project:
             write_atomic(self.folder / CONFIG, json_text(content))
             self._recorded = content
 
-    @property
-    def n_classes(self) -> int:
-        """C."""
-        return len(self.settings.classes)
-
     def class_of(self, name: str) -> int:
         """The position of a class in the settings."""
         return self.settings.classes.index(name)
@@ -188,6 +183,12 @@ class Project:
             if action == LABEL and path in self.index:
                 found[self.index[path]] = classes[label]
         return found
+
+    def labels_by_use(self, unreadable: Collection[int]) -> tuple[dict[int, int], dict[int, int]]:
+        """The labels of readable images: those that train, and those that measure."""
+        labels = {i: c for i, c in self.labels().items() if i not in unreadable}
+        measuring = {i: c for i, c in labels.items() if i in self.is_validation}
+        return {i: c for i, c in labels.items() if i not in measuring}, measuring
 
     def undecided(self) -> list[int]:
         """Indices of the images without a label on which nobody decided, validation images apart, ascending."""
@@ -230,5 +231,5 @@ def picks_of(project: Project, result: Result, round: int) -> list[Chosen]:
         s = result.suggestions.get(i)
         score = result.scores[rank] if result.scores else None
         name, probability = (project.settings.classes[s.label], s.probability) if s else ("", None)
-        picks.append(Chosen(round, first + rank, i, project.files[i].path, score, name, probability))
+        picks.append(Chosen(first + rank, i, project.files[i].path, score, name, probability, round))
     return picks

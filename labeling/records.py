@@ -27,26 +27,35 @@ PICK_EXTRAS = ("score", "suggestion", "probability")
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """An image that a query chose.
+class Ranked:
+    """An image that was picked to be labeled.
 
     Attributes:
-        round: 0 is the first draw, r the query after training r - 1.
-        rank: in its round, from 0.
-        index: position in the project's images.
-        path: relative to the project's folder.
-        score: the strategy's, higher is sooner; None where it gives none.
-        suggestion: the most probable class; empty before the first training.
+        rank: 0 is the first to be labeled.
+        index: a position in the training set.
+        path: relative to the data set's folder, with forward slashes.
+        score: the strategy's, higher is labeled sooner; None where it has none.
+        suggestion: name of the most probable class; empty where there is no model yet.
         probability: of the suggestion.
     """
 
-    round: int
     rank: int
     index: int
     path: str
     score: float | None = None
     suggestion: str = ""
     probability: float | None = None
+
+
+@dataclass(frozen=True)
+class Chosen(Ranked):
+    """An image that a query chose: a row of queries.csv.
+
+    Attributes:
+        round: 0 is the first draw, r the query after training r - 1; ranks begin at 0 in each.
+    """
+
+    round: int = 0
 
     def cells(self) -> dict[str, str]:
         """Its text by column; the label is in labels.csv, once there is one."""
@@ -156,10 +165,10 @@ class Records:
             except ValueError as e:
                 raise damaged_row(path, table, i, str(e)) from None
             of_round, rank, index = map(int, numbers)
-            last = picks[-1] if picks else Chosen(0, -1, -1, "")
+            last = picks[-1] if picks else Chosen(-1, -1, "")
             if (of_round, rank) != (last.round, last.rank + 1) and (of_round <= last.round or rank != 0):
                 raise damaged_row(path, table, i, f"{','.join(numbers)!r} does not follow the line above")
-            picks.append(Chosen(of_round, rank, index, row["path"], score, row.get("suggestion", ""), probability))
+            picks.append(Chosen(rank, index, row["path"], score, row.get("suggestion", ""), probability, of_round))
         return picks
 
 

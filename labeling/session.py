@@ -268,7 +268,7 @@ class Session:
 
     def _is_due(self) -> bool:
         """Whether there are enough new labels for another training; in the end, any."""
-        labels = self._training_labels()
+        labels, _ = self.project.labels_by_use(self.unreadable)
         grown = len(labels) - self.project.records.n_trained
         if grown < 1 or len({*labels.values()}) < 2:
             return False
@@ -290,22 +290,17 @@ class Session:
         n = SHEET * project.settings.n_query if train or not records.rounds else 0
         candidates = [i for i in project.undecided() if i not in self.unreadable]
         if not records.rounds:
-            candidates = [i for i in candidates if i not in {*self._queue}]
+            queued = {*self._queue}
+            candidates = [i for i in candidates if i not in queued]
         if not self._submit or not (train or candidates):
             return
-        labels = project.labels()
-        validation = {i: labels[i] for i in project.validation if i in labels}
-        round = len(records.rounds)
+        training, measuring = project.labels_by_use(self.unreadable)
         n = min(n, len(candidates))
-        self._busy = Task(round, self._training_labels(), validation, candidates, n, train, [*self._queue])
+        self._busy = Task(len(records.rounds), training, measuring, candidates, n, train, [*self._queue])
         what = f"training on {len(self._busy.labels)} labels" if train else "choosing the first images"
         self.work = {"state": "training", "text": what if n else "preparing suggestions"}
         self.version += 1
         self._submit(self._busy)
-
-    def _training_labels(self) -> dict[int, int]:
-        known = self.project.is_validation
-        return {i: c for i, c in self.project.labels().items() if i not in known and i not in self.unreadable}
 
     # Which image is next
 
@@ -353,16 +348,20 @@ class Session:
 
     def _item(self, index: int, kind: str) -> Item:
         path = self.project.files[index].path
-        hidden = self.blind or index in self.project.is_validation
-        s = None if hidden else self._suggestions.get(index)
-        why = WHY.get(kind) or self._why_queried(index)
+        s = self._shown(index)
+        why = WHY.get(kind) or self._why_queried()
         label = self.project.label_of(index)
         standing = label if label >= 0 else None
         if s is None:
             return Item(index, path, kind, why, label=standing)
         return Item(index, path, kind, why, s.label, s.probability, s.ranked, standing)
 
-    def _why_queried(self, index: int) -> str:
+    def _shown(self, index: int) -> Suggestion | None:
+        """The suggestion that annotators see of an image, if any."""
+        hidden = self.blind or index in self.project.is_validation
+        return None if hidden else self._suggestions.get(index)
+
+    def _why_queried(self) -> str:
         settings, rounds = self.project.settings, self.project.records.rounds
         return f"chosen by {settings.strategy_name if rounds else settings.first_strategy}"
 
@@ -393,8 +392,7 @@ class Session:
             if stands and (stands.action, stands.label) == (REVIEW, label):
                 return None
             action = REVIEW  # decides, whatever was decided before
-        hidden = self.blind or answer.index in self.project.is_validation
-        s = None if hidden else self._suggestions.get(answer.index)
+        s = self._shown(answer.index)
         name, probability = (self.classes[s.label], f"{s.probability:.4f}") if s else ("", "")
         seconds = answer.seconds
         shown = "" if seconds is None or not np.isfinite(seconds) else f"{min(max(seconds, 0.0), 86400.0):.2f}"

@@ -20,7 +20,8 @@ from labeling.export import (
     write_picks,
 )
 from labeling.ingest import Given, read_labels
-from labeling.label_studio import Ranked, image_url, labeling_config
+from labeling.label_studio import image_url, labeling_config
+from labeling.records import Ranked
 from utils import UserError
 
 PATHS = ["unlabeled/a.jpg", "unlabeled/deep/a.jpg", "unlabeled/b.jpg", "train/heron/a.jpg", "c%2F.jpg"]

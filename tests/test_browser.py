@@ -15,7 +15,7 @@ body{background:var(--ground);color:var(--text)}
 </style>
 <h1>Title</h1><details><summary>More</summary><p>Hidden at first</p></details>
 <svg viewBox="0 0 100 40" style="width:100%"><rect width="100" height="40" style="fill:#123"/>
-<text x="50" y="20" style="fill:#fff">white on blue</text></svg>
+<text x="50" y="20" style="fill:#fff;font-size:8px" text-anchor="middle">white on blue</text></svg>
 <img alt=dot src="data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7">
 """
 CHECKS = (wide_parts, broken_images, open_details, faint_texts)

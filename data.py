@@ -69,7 +69,7 @@ class Inputs:
             Shape (B, 3, H, W) or (B, D).
         """
         idxs = torch.from_numpy(self.idxs[start:stop]).to(self.x.device)
-        rows = channels_last(self.x)[idxs]
+        rows = channels_last(self.x).index_select(0, idxs)
         return channels_first((rows.pin_memory() if pin else rows).to(device, non_blocking=pin))
 
     def batches(self, start: int, size: int, device: torch.device) -> Iterator[Tensor]:

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,6 +25,7 @@ with (
     warnings.simplefilter("ignore")
     import filelock
 
+_SPECIAL = re.compile('[,"\r\n]').search  # what a cell must be quoted for
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # errors of file systems without locks
 
 
@@ -148,13 +150,18 @@ class Table:
 def to_csv(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     """Comma-separated lines with a header, each ended by a newline."""
 
-    class Echo:
-        def write(self, line: str) -> str:
-            return line
+    class Lines(list[str]):
+        write = list.append
 
     # The writer quotes a cell that holds a character of the line's end: with "\r\n" it quotes both of them.
-    writer = csv.writer(Echo(), lineterminator="\r\n")
-    return "".join(writer.writerow(row)[:-2] + "\n" for row in (header, *rows))
+    lines = Lines()
+    csv.writer(lines, lineterminator="\r\n").writerows(chain([header], rows))
+    return "".join([line[:-2] + "\n" for line in lines])
+
+
+def csv_cell(text: str) -> str:
+    """A text as `to_csv` writes it into one of several cells, for a file of many lines whose cells mostly repeat."""
+    return '"' + text.replace('"', '""') + '"' if _SPECIAL(text) else text
 
 
 def read_csv(path: Path, required: Sequence[str]) -> Table:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.error import URLError
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -198,8 +199,8 @@ class QuickDropout(nn.Dropout):
             return super().forward(x)
         n_dropped = min(max(round(256 * self.p), 1), 255)
         numbers = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
-        kept = (numbers.view(torch.uint8)[: x.numel()] >= n_dropped).view_as(x)
-        return x * (kept * (256 / (256 - n_dropped)))
+        kept = numbers.numpy().view(np.uint8)[: x.numel()] >= n_dropped  # NumPy compares bytes 20 times faster
+        return x * torch.from_numpy(kept * np.float32(256 / (256 - n_dropped))).view_as(x)
 
 
 class FeatureNet(Net):

@@ -27,16 +27,16 @@ class Frozen(NamedTuple):
 
 def standardised(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Features less their means, divided by their standard deviations, in float32. Shape of x (B, D)."""
-    return (x.float() - mean) / std
+    return (x.float() - mean).div_(std)
 
 
 def feature_stats(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each feature; a constant one has standard deviation 1. Shapes (D,), from (N, D).
 
-    They are computed in parts, so that a memory map larger than the memory can be given.
+    They are computed in parts that fit into a core's cache: a memory map may be larger than the memory.
     """
     total, squares = torch.zeros(2, x.shape[1], dtype=torch.float64)
-    for part in x.split(8192):
+    for part in x.split(256):
         total += part.float().sum(0)
         squares += part.float().square().sum(0)
     mean = total / len(x)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from files import Table, damaged_row, read_bytes, read_csv, to_csv
+from files import Table, csv_cell, damaged_row, read_bytes, read_csv, to_csv
 from runs.metrics import METRICS, Metric
 from utils import UserError, warn
 
@@ -251,10 +251,10 @@ def predictions_text(
         predicted: most probable classes. Shape (M,).
         confidence: their probabilities. Shape (M,).
     """
-    names = [*classes, ""]  # the last is that of -1
-    rows = zip(paths, labels, predicted, confidence, strict=True)
-    cells = ([i, path, names[y], classes[p], f"{c:.6f}"] for i, (path, y, p, c) in enumerate(rows))
-    return to_csv(PREDICTION_COLUMNS, cells)
+    names = [*map(csv_cell, classes), ""]  # the last is that of -1
+    rows = zip(map(csv_cell, paths), labels.tolist(), predicted.tolist(), confidence.tolist(), strict=True)
+    lines = [f"{i},{path},{names[y]},{names[p]},{c:.6f}\n" for i, (path, y, p, c) in enumerate(rows)]
+    return to_csv(PREDICTION_COLUMNS, ()) + "".join(lines)
 
 
 # config.json and environment.json

@@ -65,6 +65,12 @@ def test_csv_lines_end_with_a_newline_alone():
     assert files.to_csv(("a", "b"), [(1, "x"), (2.5, "y")]) == "a,b\n1,x\n2.5,y\n"
 
 
+def test_a_cell_is_quoted_as_the_writer_quotes_it():
+    names = [*NAMES, "", *(f"{a}{c}{b}" for c in map(chr, range(256)) for a in ("", "x") for b in ("", "y", '"'))]
+    for name in names:
+        assert files.to_csv((1, name), ()) == f"1,{files.csv_cell(name)}\n"
+
+
 def test_csv_cut_at_any_byte_is_refused_unless_a_line_ends_there(tmp_path):
     path, header = tmp_path / "a.csv", ("name", "i")
     rows = [[n, str(i)] for i, n in enumerate(NAMES)]

@@ -101,18 +101,21 @@ def test_augmented_equals_a_loop_over_pixels():
 def test_a_step_reads_its_rows_augmented_with_their_classes():
     x, y = small.pixels(20).permute(0, 2, 3, 1).contiguous(), torch.arange(20) % 4
     draws = draw_batches(20, (3, 16, 16), MANY, stream(0))
-    batches = Batches(x, y, draws)
+    batches = Batches(x, y, draws, lambda pixels: pixels / 255)
     assert batches.n_steps == 40
     for step in (0, 7, 39):
         rows, classes = batches.at(torch.tensor([step]))
         idxs, flips, shifts = (torch.from_numpy(d[step]) for d in (draws.order, draws.flips, draws.shifts))
-        assert torch.equal(rows, augmented(x, idxs, flips, shifts))
+        assert torch.equal(rows, augmented(x, idxs, flips, shifts) / 255)
         assert torch.equal(classes, y[idxs])
 
 
-def test_rows_of_features_are_read_as_they_are():
+def test_rows_of_features_are_normalised_once():
     x, y = torch.randn(20, 7).half(), torch.arange(20)
-    draws = draw_batches(20, (7,), MANY, stream(0))
-    rows, classes = Batches(x, y, draws).at(torch.tensor([3]))
-    assert torch.equal(rows, x[torch.from_numpy(draws.order[3])])
-    assert classes.tolist() == draws.order[3].tolist()
+    draws, calls = draw_batches(20, (7,), MANY, stream(0)), []
+    batches = Batches(x, y, draws, lambda rows: calls.append(len(rows)) or rows.float() / 2)
+    for step in (3, 5):
+        rows, classes = batches.at(torch.tensor([step]))
+        assert torch.equal(rows, x[torch.from_numpy(draws.order[step])].float() / 2)
+        assert classes.tolist() == draws.order[step].tolist()
+    assert calls == [20]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,19 +63,26 @@ class Batches:
         x: labeled rows, images with channels last. Shape (L, H, W, 3) or (L, D).
         y: their classes. Shape (L,).
         draws: which rows each step reads.
+        normalize: from rows (B, 3, H, W) or (B, D) to what the network reads. Features are normalised here, once.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, draws: Draws) -> None:
-        self.x = x
+    def __init__(self, x: Tensor, y: Tensor, draws: Draws, normalize: Callable[[Tensor], Tensor]) -> None:
+        self.x = normalize(x) if x.dim() == 2 else x
         self.y = y
         self.n_steps = len(draws.order)
-        self._draws = [torch.from_numpy(d).to(x.device) for d in (draws.order, draws.flips, draws.shifts)]
+        self._normalize = normalize
+        self._order = torch.from_numpy(draws.order).to(x.device)
+        self._flips, self._shifts = (torch.from_numpy(d).to(x.device) for d in (draws.flips, draws.shifts))
 
     def at(self, step: Tensor) -> tuple[Tensor, Tensor]:
-        """The rows of a step, augmented, and their classes. Shape of `step` (1,), of the results (B, ...) and (B,)."""
-        idxs, flip, shift = (d.index_select(0, step)[0] for d in self._draws)
-        rows = augmented(self.x, idxs, flip, shift) if self.x.dim() == 4 else self.x[idxs]
-        return rows, self.y[idxs]
+        """What the network reads in a step, augmented, and the classes. Shapes (B, ...) and (B,); of `step` (1,)."""
+        idxs = self._order.index_select(0, step)[0]
+        if self.x.dim() == 2:
+            rows = self.x.index_select(0, idxs)
+        else:
+            flips, shifts = (d.index_select(0, step)[0] for d in (self._flips, self._shifts))
+            rows = self._normalize(augmented(self.x, idxs, flips, shifts))
+        return rows, self.y.index_select(0, idxs)
 
 
 def augmented(x: Tensor, idxs: Tensor, flips: Tensor, shifts: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data import Inputs
-from nets import Net
+from nets import FeatureNet, Net
 from utils import UserError, has_fast_bf16
 
 
@@ -43,7 +43,8 @@ class Learner:
         self.net = net.eval().requires_grad_(False)
         self.net.zero_grad(set_to_none=True)
         self.device = device
-        self.batch_size = batch_size or (1024 if device.type == "cuda" else 64)
+        on_cpu = 256 if isinstance(net, FeatureNet) else 64  # what its caches hold
+        self.batch_size = batch_size or (1024 if device.type == "cuda" else on_cpu)
         self.bf16 = bf16
         self.screen = screen
 

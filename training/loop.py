@@ -20,6 +20,7 @@ from nets import Net
 from training.batches import Batches, draw_batches
 from training.cuda_graph import EAGER_STEPS, captured, side_queue, tuned_convolutions
 from training.learner import Learner, has_finite_weights
+from training.linear_step import is_linear, linear_step
 from training.recipe import SCHEDULES, Recipe
 from training.validation import N_CHECKS, WORST, Best, Quality, calibrate
 from utils import UserError, has_fast_bf16
@@ -90,7 +91,7 @@ def _trained(
         net = build().to(device).to(memory_format=torch.channels_last)
         draws = draw_batches(len(pool.labeled), pool.inputs.shape, recipe, rng)
         try:
-            batches = Batches(*_labeled_rows(pool, device), draws)
+            batches = Batches(*_labeled_rows(pool, device), draws, net.normalize)
             best = Best(net, validation, device) if recipe.keep == "best" and validation is not None else None
             loss = _fit(net, batches, recipe, on_first_epoch, best)
         except torch.OutOfMemoryError as e:
@@ -164,6 +165,9 @@ def _step(net: Net, batches: Batches, recipe: Recipe) -> Callable[[], Tensor]:
     """
     device, n_steps = batches.x.device, batches.n_steps
     rates = [recipe.lr * SCHEDULES[recipe.schedule](i, n_steps) for i in range(n_steps)]
+    weight = _class_weight(batches.y, net.head.out_features) if recipe.class_weight == "balanced" else None
+    if is_linear(net, recipe, device):
+        return linear_step(net, batches, recipe, rates, weight)
     rate = torch.tensor(recipe.lr, device=device)
     schedule = torch.tensor(rates, device=device)
     index = torch.zeros(1, dtype=torch.int64, device=device)  # of the step
@@ -171,7 +175,6 @@ def _step(net: Net, batches: Batches, recipe: Recipe) -> Callable[[], Tensor]:
         net.parameters(), rate, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov, fused=True
     )
     bf16 = recipe.bf16 and has_fast_bf16(device)
-    weight = _class_weight(batches.y, net.head.out_features) if recipe.class_weight == "balanced" else None
     forward: Callable[[Tensor], Tensor] = net
     if recipe.compile:
         torch.compiler.reset()  # it stops compiling after eight networks, and every round has its own
@@ -181,9 +184,9 @@ def _step(net: Net, batches: Batches, recipe: Recipe) -> Callable[[], Tensor]:
         rows, labels = batches.at(index)
         rate.copy_(schedule.index_select(0, index)[0])
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
-            logits = forward(net.normalize(rows))
+            logits = forward(rows)
         loss = F.cross_entropy(logits.float(), labels, weight)
-        optimizer.zero_grad(set_to_none=True)
+        net.zero_grad(set_to_none=True)  # the optimizer's takes a tenth of the step of a head
         loss.backward()
         if recipe.clip:
             nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)

@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from strategies.base import Idxs
-from strategies.kernels.distances import NOT_FINITE, row_blocks
+from strategies.kernels.distances import BLOCK, NOT_FINITE, row_blocks
 from strategies.kernels.precision import wide_type
 from utils import UserError
+
+BAND = 256  # rows whose distances to all later rows are computed at once: more would repeat those among themselves
 
 
 def average_linkage(x: Tensor, k: int) -> Idxs:
@@ -51,7 +53,7 @@ def _joins(x: Tensor) -> NDArray[np.int64]:
     wide = x.to(wide_type(x))
     condensed = np.empty(len(x) * (len(x) - 1) // 2)
     filled = 0
-    for rows in row_blocks(len(x), len(x)):
+    for rows in row_blocks(len(x), len(x), min(BLOCK, BAND * len(x))):
         block = distances_between(wide[rows], wide[rows.start :]).cpu().numpy()
         for i, row in enumerate(block):
             part = row[i + 1 :]

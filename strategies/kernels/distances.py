@@ -14,13 +14,13 @@ LARGE = 2**29  # numbers, 2 GB in float32: a second copy may not fit into the me
 BLOCK = 2**22  # distances held at once: 16 MB, of which a CPU cache holds a useful part
 
 
-def row_blocks(n_rows: int, n_columns: int) -> list[slice]:
-    """Cut rows into runs whose distances to all columns are at most BLOCK numbers.
+def row_blocks(n_rows: int, n_columns: int, block: int | None = None) -> list[slice]:
+    """Cut rows into runs whose distances to all columns are at most `block` numbers, by default BLOCK.
 
     Write the results of the blocks into one preallocated tensor: small results between large temporaries fragment the
     memory (4 GB more at 1,000,000 rows).
     """
-    step = max(1, BLOCK // max(1, n_columns))
+    step = max(1, (block or BLOCK) // max(1, n_columns))
     return [slice(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]
 
 

@@ -20,6 +20,7 @@ CHECKED = 8  # rows with the largest bounds that float64 measures at once
 FIRST_BLOCK, LAST_BLOCK = 32, 1024  # rows whose bounds are renewed at once: twice as many each time
 CENTERS = 64  # whose kernels are measured at once
 WIDE_ROWS = 1024  # rows converted to float64 at once, which a CPU cache holds
+HELD = 2**23  # numbers, 64 MB in float64: up to here, all rows are converted only once
 SAME = 1e-12  # gains that differ by a smaller share of the largest possible gain are a tie
 SUMS = 1e-5  # far more than float32 rounds a sum of positive numbers by, as a share of it
 ROUNDED = 1e-6  # far more than float32 rounds a number by, as a share of it
@@ -118,6 +119,7 @@ class _Coverage:
 
     def __init__(self, x: Tensor, weights: Tensor, sigma: float) -> None:
         self.x, self.scale = x, sigma**-2
+        self._held = x.to(wide_type(x)) if x.numel() <= HELD else None
         self.degree = x.new_zeros(len(x), dtype=wide_type(x))
         self.weights = weights.to(self.degree.dtype)
         self.wide_sq = torch.empty_like(self.degree)
@@ -181,6 +183,9 @@ class _Coverage:
 
     def _wide_blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """All rows in float64, block by block in the same memory."""
+        if self._held is not None:
+            yield slice(None), self._held
+            return
         buffer = self.x.new_empty(min(WIDE_ROWS, len(self.x)), self.x.shape[1], dtype=self.degree.dtype)
         for start in range(0, len(self.x), WIDE_ROWS):
             rows = slice(start, min(start + WIDE_ROWS, len(self.x)))

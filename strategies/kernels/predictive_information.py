@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from strategies.kernels.distances import BLOCK, row_blocks
+from strategies.kernels.distances import row_blocks
 from strategies.kernels.precision import wide_probs
 from strategies.scores import entropy
+
+BLOCK = 2**18  # joint probabilities held at once: 2 MB, which a CPU cache holds
 
 
 def predictive_information(probs: Tensor, targets: Tensor) -> Tensor:
@@ -30,9 +33,14 @@ def predictive_information(probs: Tensor, targets: Tensor) -> Tensor:
     n_targets = targets.shape[1]
     joint_entropy = probs.new_zeros(n_rows)  # summed over the targets
     for some in targets.split(max(1, BLOCK // n_classes**2), dim=1):
-        for rows in row_blocks(n_rows, some[0].numel() * n_classes):
+        for rows in row_blocks(n_rows, some[0].numel() * n_classes, BLOCK):
             of_rows = probs[:, rows].permute(1, 2, 0)  # (R, C, K)
             joint = of_rows.flatten(0, 1) @ (some.flatten(1) / n_passes)  # (R C, M C)
-            joint_entropy[rows] += entropy(joint.reshape(len(of_rows), -1))
+            joint_entropy[rows] += _joint_entropy(joint.reshape(len(of_rows), -1))
     alone = entropy(probs.mean(0)) + entropy(targets.mean(0)).mean()
     return (alone - joint_entropy / n_targets).clamp_min(0).float()
+
+
+def _joint_entropy(joint: Tensor) -> Tensor:
+    """Entropy of each row, as `entropy` but faster where there are many: its logarithms are vectorized. Shape (R,)."""
+    return -joint.clamp_min(torch.finfo(joint.dtype).tiny).log_().mul_(joint).sum(1)

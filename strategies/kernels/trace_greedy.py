@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -13,10 +15,9 @@ from strategies.kernels.precision import wide_type
 from utils import UserError
 
 Positions = NDArray[np.int64]
-CHECKED = 16  # rows with the largest float32 gains, of which float64 finds the largest
-DRIFT = (
-    1e-4  # error of those gains, as a share of the largest, from which all are measured anew (then it is about 1e-6)
-)
+CHECKED = 16  # rows with nearly the largest float32 gain, of which float64 finds the largest, at most
+NEAR = 1e-3  # how much less than the largest their gains may be, as a share of it
+DRIFT = 1e-4  # error of these gains, as a share, from which all are measured anew (then it is about 1e-6)
 SAME = 1e-12  # gains that differ by a smaller share are a tie
 
 
@@ -33,8 +34,8 @@ def trace_greedy(x: Tensor, target: Tensor, start: Tensor, n: int, n_forward: in
 
     Source: Ash, Goel, Krishnamurthy, Kakade, "Gone fishing", NeurIPS 2021, algorithm 1. Deviation: a and b are updated
     in O(U D) a step, by the formula of Sherman and Morrison, not computed in O(U D^2); the choice is the same.
-    Cost: 2 products of `x` with a matrix (D, D), then 2 U D a forward step and n_forward^2 a backward step; O(U) memory
-        and a few matrices (D, D).
+    Cost: 2 products of `x` with a matrix (D, D), then 2 U D and some D^2 a forward step and n_forward^2 a backward
+        step; O(U) memory and a few matrices (D, D).
 
     Args:
         x: Shape (U, D), float32.
@@ -58,12 +59,12 @@ def trace_greedy(x: Tensor, target: Tensor, start: Tensor, n: int, n_forward: in
     a, b = _all_forms(x, inverse, target)
     picks: list[int] = []
     while len(picks) < n_forward:
-        pick, drift = _largest_gain(x, a, b, picks, inverse, target)
-        if drift > DRIFT:
+        best = _largest_gain(x, a, b, picks, inverse, target)
+        if best.drift > DRIFT:
             a, b = _all_forms(x, inverse, target)
-            pick, _ = _largest_gain(x, a, b, picks, inverse, target)
-        picks.append(pick)
-        _add(x, a, b, inverse, target, x[pick])
+            best = _largest_gain(x, a, b, picks, inverse, target)
+        picks.append(best.position)
+        _add(x, a, b, inverse, best)
     return np.array(picks)[_kept(x[picks].to(inverse.dtype), inverse, target, n)]
 
 
@@ -78,35 +79,54 @@ def second_moment(x: Tensor) -> Tensor:
 
 def _all_forms(x: Tensor, inverse: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """The forms a and b of all rows, from products in the type of `x`. Shape (U,), in `wide_type`."""
-    matrices = torch.stack([inverse, inverse @ target @ inverse]).to(x.dtype)
-    forms = inverse.new_empty(2, len(x))
+    inverse, target = inverse.to(x.dtype), target.to(x.dtype)
+    forms = x.new_empty(2, len(x), dtype=wide_type(x))
     for rows in row_blocks(*x.shape):
-        forms[:, rows] = ((x[rows] @ matrices) * x[rows]).sum(2).to(forms.dtype)
+        half = x[rows] @ inverse
+        forms[0, rows] = (half * x[rows]).sum(1).to(forms.dtype)
+        forms[1, rows] = ((half @ target) * half).sum(1).to(forms.dtype)
     return forms[0], forms[1]
 
 
-def _largest_gain(
-    x: Tensor, a: Tensor, b: Tensor, picks: list[int], inverse: Tensor, target: Tensor
-) -> tuple[int, float]:
-    """The row of the largest gain that is not picked yet, and how far the gains are off, as a share of the largest."""
+class _Best(NamedTuple):
+    """The row of the largest gain, in `wide_type`.
+
+    Attributes:
+        position: in `x`.
+        row: x. Shape (D,).
+        u: M^-1 x. Shape (D,).
+        target_u: T M^-1 x. Shape (D,).
+        drift: how far the float32 gains are off, as a share of the largest.
+    """
+
+    position: int
+    row: Tensor
+    u: Tensor
+    target_u: Tensor
+    drift: float
+
+
+def _largest_gain(x: Tensor, a: Tensor, b: Tensor, picks: list[int], inverse: Tensor, target: Tensor) -> _Best:
+    """The row of the largest gain that is not picked yet."""
     gains = b / (1 + a)
     gains[picks] = -torch.inf
-    top = gains.topk(min(CHECKED, len(gains))).indices.sort().values
-    top = top[gains[top] > -torch.inf]
+    highest = gains.topk(min(CHECKED, len(gains)))
+    near = highest.values >= highest.values[0] - NEAR * highest.values[0].abs()
+    top = highest.indices[near & (highest.values > -torch.inf)].sort().values
     rows = x[top].to(inverse.dtype)
-    half = rows @ inverse
-    exact = ((half @ target) * half).sum(1) / (1 + (half * rows).sum(1))
+    u = rows @ inverse
+    target_u = u @ target
+    exact = (target_u * u).sum(1) / (1 + (u * rows).sum(1))
     largest = exact.max()
-    first = (exact >= largest * (1 - SAME)).nonzero()[0]
-    return int(top[first]), float((gains[top] - exact).abs().max() / largest)
+    i = int((exact >= largest * (1 - SAME)).nonzero()[0])
+    drift = float((gains[top] - exact).abs().max() / largest)
+    return _Best(int(top[i]), rows[i], u[i], target_u[i], drift)
 
 
-def _add(x: Tensor, a: Tensor, b: Tensor, inverse: Tensor, target: Tensor, row: Tensor) -> None:
+def _add(x: Tensor, a: Tensor, b: Tensor, inverse: Tensor, best: _Best) -> None:
     """Add a row to M, and update a and b of all rows and M^-1, in place."""
-    row = row.to(inverse.dtype)
-    u = inverse @ row
-    target_u = target @ u
-    grown = 1 + row @ u
+    u, target_u = best.u, best.target_u
+    grown = 1 + best.row @ u
     xu, xw = F.linear(x, torch.stack([u, inverse @ target_u]).to(x.dtype)).to(a.dtype).unbind(1)
     a -= xu.square() / grown
     b += xu * (xu * (u @ target_u) / grown - 2 * xw) / grown

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 WORKER = Path(__file__).with_name("worker.py")
 # What most runs import after their start, and workers beforehand.
-IMPORTED_LATE = ("sklearn.datasets", "sklearn.metrics", "torch._dynamo", "torchvision.models")
+IMPORTED_LATE = ("sklearn.datasets", "torch._dynamo", "torchvision.models")
 POLL_SECONDS = 0.05  # between two looks at the runs, where one cannot wait for several pipes
 STOP_SECONDS = 2.0  # until workers that do not end when asked to are killed
 

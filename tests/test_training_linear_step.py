@@ -1,6 +1,6 @@
 """The written-out training step of a linear classifier against the general one, by automatic differentiation."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ import small
 import torch
 
 from data import Split
-from training import loop
+from training import linear_step, loop
 from training.linear_step import is_linear
 from training.loop import train
 from utils import has_fast_bf16, stream
@@ -87,3 +87,12 @@ def test_only_a_plain_training_of_a_linear_classifier_is_written_out(name, setti
     plain = not settings or (settings == {"bf16": True} and not has_fast_bf16(small.CPU))
     assert is_linear(small.build(name)(), recipe, small.CPU) == (plain and name == "Linear")
     assert not is_linear(small.build(name)(), recipe, torch.device("mps"))
+
+
+def test_an_option_that_it_does_not_follow_goes_to_the_general_step(monkeypatch):
+    """As one that is added later, whose neutral value is its default."""
+    net, recipe = small.build("Linear")(), replace(small.RECIPE, bf16=False)
+    monkeypatch.setattr(linear_step, "FOLLOWED", linear_step.FOLLOWED - {"class_weight"})
+    assert is_linear(net, recipe, small.CPU)
+    assert not is_linear(net, replace(recipe, class_weight="balanced"), small.CPU)
+    assert set(asdict(recipe)) > linear_step.FOLLOWED

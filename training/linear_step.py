@@ -7,6 +7,7 @@ numbers, most of the time goes into recording what to differentiate and into the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +17,19 @@ from training.batches import Batches
 from training.recipe import Recipe
 from utils import has_fast_bf16
 
+# Options that `linear_step` follows, or that have no part in a step of features. Any other must have its neutral value.
+FOLLOWED = {
+    "n_epoch", "batch_size", "lr", "momentum", "nesterov", "weight_decay", "schedule", "min_steps", "flip", "translate",
+    "dropout", "cuda_graph", "bf16", "class_weight", "keep", "calibrate",
+}  # fmt: skip
+
 
 def is_linear(net: Net, recipe: Recipe, device: torch.device) -> bool:
-    """Whether `linear_step` can train the network."""
-    plain = not (recipe.compile or recipe.clip or (recipe.bf16 and has_fast_bf16(device)))
-    return plain and device.type == "cpu" and isinstance(net, FeatureNet) and isinstance(net.body, nn.Identity)
+    """Whether `linear_step` can train the network: a linear classifier, and no option that it does not follow."""
+    if device.type != "cpu" or not (isinstance(net, FeatureNet) and isinstance(net.body, nn.Identity)):
+        return False
+    others = [f for f in fields(Recipe) if f.name not in FOLLOWED]
+    return all(getattr(recipe, f.name) == f.default for f in others) and not (recipe.bf16 and has_fast_bf16(device))
 
 
 def linear_step(

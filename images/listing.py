@@ -9,7 +9,8 @@ import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
+from operator import attrgetter
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
@@ -107,19 +108,25 @@ def image_suffixes() -> frozenset[str]:
     return frozenset(s for s, f in Image.registered_extensions().items() if f in Image.OPEN and f not in no_decoder)
 
 
+@lru_cache(1000)
+def _why_suffix_passed_over(suffix: str) -> str:
+    """Empty for the suffix of an image, without its dot; else the kind of the file."""
+    suffix = f".{suffix.lower()}"
+    if suffix in image_suffixes():
+        return ""
+    return suffix if len(suffix) > 1 and not any(map(str.isspace, suffix)) else f"'{suffix}'"
+
+
 def _why_passed_over(entry: os.DirEntry[str]) -> str:
     """Empty for an image, by its suffix or, where it has none, by its content; else the kind of the file.
 
     Files that cannot be opened, or that are too large, count as images, so that they are reported as unreadable.
     """
-    _, dot, suffix = entry.name.rpartition(".")
-    suffix = f".{suffix.lower()}"
-    is_known = dot != "" and suffix in image_suffixes()
     if _is_special(entry):
         return NO_FILE
+    _, dot, suffix = entry.name.rpartition(".")
     if dot:
-        plain = len(suffix) > 1 and not any(map(str.isspace, suffix))
-        return "" if is_known else suffix if plain else f"'{suffix}'"
+        return _why_suffix_passed_over(suffix)
     try:
         with warnings.catch_warnings(action="ignore"), opened(Path(entry.path)):  # metadata
             return ""
@@ -163,7 +170,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def visible(folder: Path) -> list[os.DirEntry[str]]:
     """The entries of a folder that are not hidden, sorted by name."""
     with os.scandir(folder) as entries:
-        return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+        return sorted([e for e in entries if e.name[0] != "."], key=attrgetter("name"))
 
 
 def is_plain(name: str) -> bool:
@@ -194,16 +201,17 @@ def _image_files(folder: Path, path: str, label: int, passed_over: PassedOver) -
     for entry in visible(folder):
         if _is_folder(entry):
             yield from _image_files(folder / entry.name, f"{path}/{entry.name}", label, passed_over)
-        else:
-            yield from _image(entry, f"{path}/{entry.name}", label, passed_over)
+        elif image := _image(entry, f"{path}/{entry.name}", label, passed_over):
+            yield image
 
 
-def _image(entry: os.DirEntry[str], path: str, label: int, passed_over: PassedOver) -> Iterator[File]:
+def _image(entry: os.DirEntry[str], path: str, label: int, passed_over: PassedOver) -> File | None:
     """A file, if it is an image; else it is counted."""
     if why := _why_passed_over(entry):
         passed_over.files[why] += 1
-    else:
-        yield File(path, label, *_stamp(entry))
+        return None
+    size, mtime_ns = _stamp(entry)
+    return File(path, label, size, mtime_ns)
 
 
 def _files_of_class(folder: Path, path: str, label: int, passed_over: PassedOver) -> list[File]:
@@ -334,8 +342,8 @@ def list_to_label(root: Path, classes: Sequence[str]) -> Listing:
         else:
             passed_over.folders.append(name)
     for entry in entries:
-        if entry.name not in folders:
-            unlabeled += _image(entry, entry.name, -1, passed_over)
+        if entry.name not in folders and (image := _image(entry, entry.name, -1, passed_over)):
+            unlabeled.append(image)
     train = sorted(unlabeled) + sorted(labeled, key=lambda f: f.path)
     ordered = dict(sorted(splits.items(), reverse=True))  # val before test
     return Listing([*classes], {"train": train, **ordered}, passed_over)

@@ -58,11 +58,15 @@ class TrainingProcess:
                 event = self._connection.recv()
             except (EOFError, OSError):
                 if not self._closing:
-                    self._receive(
-                        Failed("the training process was killed; is the memory full? Start label.py again", True)
-                    )
+                    self._receive(Failed(f"the training process {self._how_it_ended()} Start label.py again", True))
                 return
             self._receive(event)
+
+    def _how_it_ended(self) -> str:
+        self._process.join(STOP_SECONDS)
+        code = self._process.exitcode
+        was_killed = code is None or code < 0
+        return "was killed; is the memory full?" if was_killed else "ended by an error, which the terminal shows."
 
     def close(self) -> None:
         """End the process, whatever it does."""

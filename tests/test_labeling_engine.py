@@ -185,8 +185,23 @@ def test_the_training_process_does_tasks_and_ends_with_its_owner(tmp_path):
     worker.submit(task(p, known(p, range(12))))
     assert isinstance(events_of(events, Result)[-1], Result)
     worker._process.kill()
-    assert events_of(events, Failed)[-1].final
+    failed = events_of(events, Failed)[-1]
+    assert failed.final
+    assert "was killed; is the memory full? Start label.py again" in failed.text
     worker.close()
+    p.close()
+
+
+def test_an_error_in_the_training_process_is_no_kill(tmp_path, capfd):
+    p = project(tmp_path, 6, **FEATURES)
+    events = queue.Queue()
+    worker = TrainingProcess(setup_of(p, "cpu"), events.put)
+    worker.submit("nonsense")
+    failed = events_of(events, Failed)[-1]
+    assert failed.final
+    assert "ended by an error, which the terminal shows. Start label.py again" in failed.text
+    worker.close()
+    assert "AttributeError" in capfd.readouterr().err
     p.close()
 
 

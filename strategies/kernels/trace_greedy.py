@@ -18,6 +18,7 @@ Positions = NDArray[np.int64]
 CHECKED = 16  # rows with nearly the largest float32 gain, of which float64 finds the largest, at most
 NEAR = 1e-3  # how much less than the largest their gains may be, as a share of it
 DRIFT = 1e-4  # error of these gains, as a share, from which all are measured anew (then it is about 1e-6)
+PANEL = 256  # columns of a matrix of which only one half is computed
 SAME = 1e-12  # gains that differ by a smaller share are a tie
 
 
@@ -70,11 +71,14 @@ def trace_greedy(x: Tensor, target: Tensor, start: Tensor, n: int, n_forward: in
 
 def second_moment(x: Tensor) -> Tensor:
     """The sum of the outer products of all rows, in `wide_type`. Shape (D, D)."""
-    total = x.new_zeros(x.shape[1], x.shape[1], dtype=wide_type(x))
+    d = x.shape[1]
+    total = x.new_zeros(d, d, dtype=wide_type(x))
     for rows in row_blocks(*x.shape):
         some = x[rows].to(total.dtype)
-        total.addmm_(some.T, some)
-    return total
+        for start in range(0, d, PANEL):  # what lies below the panels is what lies above, mirrored
+            stop = min(start + PANEL, d)
+            total[:stop, start:stop].addmm_(some[:, :stop].T, some[:, start:stop])
+    return total.triu() + total.triu(1).T
 
 
 def _all_forms(x: Tensor, inverse: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

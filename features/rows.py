@@ -27,7 +27,7 @@ class Frozen(NamedTuple):
 
 def standardised(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Features less their means, divided by their standard deviations, in float32. Shape of x (B, D)."""
-    return (x.float() - mean).div_(std)
+    return torch.sub(x, mean).div_(std)
 
 
 def feature_stats(x: Tensor) -> tuple[Tensor, Tensor]:

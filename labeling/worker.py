@@ -57,10 +57,13 @@ class TrainingProcess:
             try:
                 event = self._connection.recv()
             except (EOFError, OSError):
+                text = f"the training process {self._how_it_ended()} Start label.py again"
                 if not self._closing:
-                    self._receive(Failed(f"the training process {self._how_it_ended()} Start label.py again", True))
+                    self._receive(Failed(text, True))
                 return
             self._receive(event)
+            if isinstance(event, Failed) and event.final:  # it has said why it ends
+                return
 
     def _how_it_ended(self) -> str:
         self._process.join(STOP_SECONDS)

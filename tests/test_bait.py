@@ -74,6 +74,16 @@ def test_float64_tells_rows_apart_that_float32_cannot():
     assert module.trace_greedy(x, target, start, 60, 60).tolist() == exact.tolist()
 
 
+@pytest.mark.parametrize("length", [1e3, 1e4])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_row_that_outweighs_all_others_misleads_no_pick(seed, length):
+    x = normal(300, 16, seed=seed)
+    x[0] *= length
+    forward = bait(x, x[:0], 15, oversample=1.0).tolist()
+    assert forward == bait(x.double(), x[:0].double(), 15, oversample=1.0).tolist()
+    assert len(set(bait(x, x[:0], 15).tolist())) == 15
+
+
 def counted(monkeypatch):
     """Sizes of the calls that measure all rows with two matrices, and of those that do with two vectors."""
     matrices, vectors = [], []

@@ -68,7 +68,7 @@ def test_a_label_says_no_more_about_a_target_than_about_the_network():
 def test_memory_is_bounded_by_blocks(monkeypatch):
     sizes = []
     entropy = module._joint_entropy
-    monkeypatch.setattr(module, "BLOCK", 5000)
+    monkeypatch.setattr(module, "CACHED", 5000)
     monkeypatch.setattr(module, "_joint_entropy", lambda p: sizes.append(p.numel()) or entropy(p))
     predictive_information(predictions(3, 40, 10), predictions(3, 60, 10, seed=4))
     assert sum(sizes) == 40 * 60 * 10 * 10

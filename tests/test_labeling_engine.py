@@ -212,6 +212,8 @@ def test_the_training_process_says_why_it_cannot_start(tmp_path):
     failed = events_of(events, Failed)[-1]
     assert failed.final
     assert "--strategy_name Nonsense" in failed.text
+    worker._listener.join(30)
+    assert events.empty()  # no other message replaces it
     worker.close()
     p.close()
 

@@ -69,8 +69,8 @@ def test_losses_are_those_of_the_general_step(pool, monkeypatch):
     made = loop._step
 
     def spied(net, batches, recipe):
-        step, kept = made(net, batches, recipe), losses[loop.is_linear(net, recipe, small.CPU)]
-        return lambda: kept.append(float(loss := step())) or loss
+        step, seen = made(net, batches, recipe), losses[loop.is_linear(net, recipe, small.CPU)]
+        return lambda: seen.append(float(loss := step())) or loss
 
     monkeypatch.setattr(loop, "_step", spied)
     small.learner(pool, "Linear", class_weight="balanced", min_steps=20, bf16=False)
@@ -90,9 +90,11 @@ def test_only_a_plain_training_of_a_linear_classifier_is_written_out(name, setti
 
 
 def test_an_option_that_it_does_not_follow_goes_to_the_general_step(monkeypatch):
-    """As one that is added later, whose neutral value is its default."""
+    """As one that is added later."""
     net, recipe = small.build("Linear")(), replace(small.RECIPE, bf16=False)
     monkeypatch.setattr(linear_step, "FOLLOWED", linear_step.FOLLOWED - {"class_weight"})
     assert is_linear(net, recipe, small.CPU)
     assert not is_linear(net, replace(recipe, class_weight="balanced"), small.CPU)
+    monkeypatch.delitem(linear_step.NEUTRAL, "class_weight")
+    assert not is_linear(net, recipe, small.CPU)
     assert set(asdict(recipe)) > linear_step.FOLLOWED

@@ -60,14 +60,14 @@ class Batches:
     """The labeled rows and the draws of a training, all on one device, so that a recorded step can read any batch.
 
     Args:
-        x: labeled rows, images with channels last. Shape (L, H, W, 3) or (L, D).
+        x: labeled rows: images with channels last, or normalised features. Shape (L, H, W, 3) or (L, D).
         y: their classes. Shape (L,).
         draws: which rows each step reads.
-        normalize: from rows (B, 3, H, W) or (B, D) to what the network reads. Features are normalised here, once.
+        normalize: from images (B, 3, H, W) to what the network reads.
     """
 
     def __init__(self, x: Tensor, y: Tensor, draws: Draws, normalize: Callable[[Tensor], Tensor]) -> None:
-        self.x = normalize(x) if x.dim() == 2 else x
+        self.x = x
         self.y = y
         self.n_steps = len(draws.order)
         self._normalize = normalize

@@ -91,7 +91,7 @@ def _trained(
         net = build().to(device).to(memory_format=torch.channels_last)
         draws = draw_batches(len(pool.labeled), pool.inputs.shape, recipe, rng)
         try:
-            batches = Batches(*_labeled_rows(pool, device), draws, net.normalize)
+            batches = Batches(*_labeled_rows(pool, net, device), draws, net.normalize)
             best = Best(net, validation, device) if recipe.keep == "best" and validation is not None else None
             loss = _fit(net, batches, recipe, on_first_epoch, best)
         except torch.OutOfMemoryError as e:
@@ -107,11 +107,15 @@ def _trained(
     return net, best.quality if best else WORST
 
 
-def _labeled_rows(pool: Pool, device: torch.device) -> tuple[Tensor, Tensor]:
-    """All labeled rows on the device, images with channels last, and their classes. Shapes (L, ...) and (L,)."""
+def _labeled_rows(pool: Pool, net: Net, device: torch.device) -> tuple[Tensor, Tensor]:
+    """All labeled rows on the device, and their classes. Shapes (L, ...) and (L,).
+
+    Images have their channels last; features are normalised, once for all steps.
+    """
     labeled = pool.labeled
     try:
-        x = channels_last(pool.inputs[labeled].batch(0, len(labeled), device))
+        rows = pool.inputs[labeled].batch(0, len(labeled), device)
+        x = net.normalize(rows) if rows.dim() == 2 else channels_last(rows)
     except torch.OutOfMemoryError as e:
         size = pool.inputs.shape[-1]
         kind = f"images of {size} pixels" if len(pool.inputs.shape) == 3 else f"rows of {size} features"

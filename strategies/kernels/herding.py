@@ -42,7 +42,7 @@ def herding(x: Tensor, centers: Tensor, weights: Tensor, n: int, sigma: float) -
         "Accelerated greedy algorithms for maximizing submodular set functions", 1978. Deviation: the authors hold all
         kernels, and therefore choose among 35,000 rows at most.
     Cost: U² D + 2 L U D for the first bounds, then 2 U D for each bound that is renewed, and one float64 copy of all
-        rows a pick, block by block; O(U) memory and blocks.
+        rows a pick, block by block, or one of a small pool at the start; O(U) memory, blocks, and HELD numbers.
 
     Args:
         x: Shape (U, D), float32.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from strategies.kernels.distances import row_blocks
+from strategies.kernels.distances import BLOCK, row_blocks
 from strategies.kernels.precision import wide_probs
 from strategies.scores import entropy
 
-BLOCK = 2**18  # joint probabilities held at once: 2 MB, which a CPU cache holds
+CACHED = 2**18  # joint probabilities held at once on a CPU: 2 MB, which its cache holds
 
 
 def predictive_information(probs: Tensor, targets: Tensor) -> Tensor:
@@ -31,9 +31,10 @@ def predictive_information(probs: Tensor, targets: Tensor) -> Tensor:
     probs, targets = wide_probs(probs), wide_probs(targets)
     n_passes, n_rows, n_classes = probs.shape
     n_targets = targets.shape[1]
+    block = CACHED if probs.device.type == "cpu" else BLOCK
     joint_entropy = probs.new_zeros(n_rows)  # summed over the targets
-    for some in targets.split(max(1, BLOCK // n_classes**2), dim=1):
-        for rows in row_blocks(n_rows, some[0].numel() * n_classes, BLOCK):
+    for some in targets.split(max(1, block // n_classes**2), dim=1):
+        for rows in row_blocks(n_rows, some[0].numel() * n_classes, block):
             of_rows = probs[:, rows].permute(1, 2, 0)  # (R, C, K)
             joint = of_rows.flatten(0, 1) @ (some.flatten(1) / n_passes)  # (R C, M C)
             joint_entropy[rows] += _joint_entropy(joint.reshape(len(of_rows), -1))

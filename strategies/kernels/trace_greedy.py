@@ -18,7 +18,7 @@ Positions = NDArray[np.int64]
 CHECKED = 16  # rows with nearly the largest float32 gain, of which float64 finds the largest, at most
 NEAR = 1e-3  # how much less than the largest their gains may be, as a share of it
 DRIFT = 1e-4  # error of these gains, as a share, from which all are measured anew (then it is about 1e-6)
-PANEL = 256  # columns of a matrix of which only one half is computed
+PANEL = 256  # columns of a symmetric matrix that are computed at once, down to its diagonal
 SAME = 1e-12  # gains that differ by a smaller share are a tie
 
 
@@ -83,12 +83,11 @@ def second_moment(x: Tensor) -> Tensor:
 
 def _all_forms(x: Tensor, inverse: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """The forms a and b of all rows, from products in the type of `x`. Shape (U,), in `wide_type`."""
-    inverse, target = inverse.to(x.dtype), target.to(x.dtype)
+    matrices = inverse.to(x.dtype), (inverse @ target @ inverse).to(x.dtype)  # T is large where M^-1 is small
     forms = x.new_empty(2, len(x), dtype=wide_type(x))
     for rows in row_blocks(*x.shape):
-        half = x[rows] @ inverse
-        forms[0, rows] = (half * x[rows]).sum(1).to(forms.dtype)
-        forms[1, rows] = ((half @ target) * half).sum(1).to(forms.dtype)
+        for form, matrix in zip(forms, matrices, strict=True):
+            form[rows] = ((x[rows] @ matrix) * x[rows]).sum(1).to(forms.dtype)
     return forms[0], forms[1]
 
 
@@ -145,7 +144,8 @@ def _kept(x: Tensor, inverse: Tensor, target: Tensor, n: int) -> NDArray[np.bool
     while kept.sum() > n:
         losses = b.diagonal() / (1 - a.diagonal())
         losses[torch.from_numpy(~kept)] = torch.inf
-        last = int((losses <= losses.min() * (1 + SAME)).nonzero()[-1])
+        least = losses.min()
+        last = int((losses <= least + SAME * least.abs()).nonzero()[-1])
         kept[last] = False
         au, bu, shrunk = a[last].clone(), b[last].clone(), 1 - float(a[last, last])
         products = torch.outer(au, bu)

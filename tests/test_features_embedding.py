@@ -1,7 +1,11 @@
 """Images embedded by workers and by a device."""
 
 import os
+import platform
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +21,7 @@ from images import workers
 from utils import UserError
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parent.parent
 IMAGES = noise(4, 300, 8, 8, 3)
 
 
@@ -138,3 +143,34 @@ def test_no_jobs_are_left_behind():
     next(blocks)
     blocks.close()
     assert embedding._jobs == {}
+
+
+FAULTS = """
+import resource
+import torch
+from features.embedding import _keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        [torch.ones(7 << 20) for _ in range(3)]  # 28 MB each
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+usual = faults()
+_keep_freed_memory()
+faults()
+print(usual, faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has the setting")
+def test_freed_memory_is_kept():
+    out = subprocess.run([sys.executable, "-c", FAULTS], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    usual, kept = map(int, out.split())
+    assert usual > 20_000
+    assert kept < usual / 10
+
+
+def test_other_c_libraries_are_left_alone(monkeypatch):
+    monkeypatch.setattr(embedding.ctypes, "CDLL", lambda name: object())
+    embedding._keep_freed_memory.__wrapped__()

@@ -24,8 +24,8 @@ from utils import UserError, has_fast_bf16, n_cores
 
 TASK_SIZE = 32  # images that a core reads at a time
 TASK_PIXELS = 16 * 224**2  # fewer of large images, or their activations leave the cache of a core (12 ms against 21)
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt, from its malloc.h
 TASKS_A_BATCH = 8  # where a GPU embeds what the cores read
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt, from its malloc.h
 
 
 class Block(NamedTuple):

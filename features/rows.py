@@ -37,8 +37,9 @@ def feature_stats(x: Tensor) -> tuple[Tensor, Tensor]:
     """
     total, squares = torch.zeros(2, x.shape[1], dtype=torch.float64)
     for part in x.split(256):
-        total += part.float().sum(0)
-        squares += part.float().square().sum(0)
+        rows = part.float()
+        total += rows.sum(0)
+        squares += rows.square().sum(0)
     mean = total / len(x)
     std = (squares / len(x) - mean.square()).clamp(min=0).sqrt()
     return mean.float(), torch.where(std > 1e-4, std, 1.0).float()

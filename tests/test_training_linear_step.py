@@ -26,9 +26,13 @@ def both(pool, monkeypatch):
     def nets(validation=None, **settings):
         recipe = replace(small.RECIPE, min_steps=40, bf16=False, **settings)
         trained, choices = [], []
-        for general in (True, False):
+        for written in (False, True):
+
+            def chosen(*arguments, written=written):
+                choices.append(is_linear(*arguments))
+                return written and choices[-1]
+
             with monkeypatch.context() as m:
-                chosen = lambda *a, general=general: choices.append(is_linear(*a)) or (not general and choices[-1])  # noqa: E731
                 m.setattr(loop, "is_linear", chosen)
                 build = small.build("Linear", dropout=recipe.dropout)
                 trained.append(train(build, pool, recipe, small.CPU, stream(0), validation=validation).net)

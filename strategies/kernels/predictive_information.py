@@ -43,5 +43,5 @@ def predictive_information(probs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _joint_entropy(joint: Tensor) -> Tensor:
-    """Entropy of each row, as `entropy` but faster where there are many: its logarithms are vectorized. Shape (R,)."""
+    """Entropy of each row, as `entropy`, with vectorized logarithms, whose last digits may differ. Shape (R,)."""
     return -joint.clamp_min(torch.finfo(joint.dtype).tiny).log_().mul_(joint).sum(1)

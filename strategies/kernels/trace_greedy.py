@@ -114,8 +114,8 @@ def _largest_gain(x: Tensor, a: Tensor, b: Tensor, picks: list[int], inverse: Te
     gains = b / (1 + a)
     gains[picks] = -torch.inf
     highest = gains.topk(min(CHECKED, len(gains)))
-    near = highest.values >= highest.values[0] - NEAR * highest.values[0].abs()
-    top = highest.indices[near & (highest.values > -torch.inf)].sort().values
+    near = highest.values >= highest.values[0] - NEAR * highest.values[0].abs()  # never a picked row: it has -inf
+    top = highest.indices[near].sort().values
     rows = x[top].to(inverse.dtype)
     u = rows @ inverse
     target_u = u @ target
